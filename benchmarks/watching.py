@@ -86,7 +86,8 @@ def show(search: Search, running: int) -> None:
         trial = RunningTrial(number, proposal, proposal.config, search.state._reported[number])
         search.running[str(number)] = replace(trial, last_sign=time.time() - number)
     folder = search._folder
-    watch = Watch(search, Tracker("http://127.0.0.1:1", "x", "x", Spool(folder), folder.path), folder, COHORT)
+    spool = Spool(folder)
+    watch = Watch(search, Tracker("http://127.0.0.1:1", "x", "x", spool, folder.path), spool, COHORT, "")
     begun = time.perf_counter()
     watch.tick()
     ticked = time.perf_counter()

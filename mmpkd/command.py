@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
+from shlex import quote
 from textwrap import wrap
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from mmpkd.machine.errors import error_chain, machine_fault, with_fault
+from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake, UserError
 
 Item = TypeVar("Item")
@@ -77,6 +80,41 @@ def wrapped(text: str, width: int, indent: str = "", hanging: str = "  ") -> lis
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def command_lines(command: str, width: int = 80, indent: str = "  ") -> list[str]:
+    """Returns a command for a shell in lines of at most `width` characters, all but the last ending in a backslash, so
+    that they can be pasted as they are. A longer word has its own line.
+    """
+    lines = [indent.removesuffix(" ")]
+    for word in map(quote, shlex.split(command)):
+        if len(lines[-1]) + len(word) + 3 > width and lines[-1].strip():
+            lines[-1] += " \\"
+            lines.append(f"{indent}   ")
+        lines[-1] += f" {word}"
+    return lines
+
+
+def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, num_keys: int = 1) -> list[str]:
+    """Returns a table in lines of at most `width` characters, without cutting a cell.
+
+    Columns that do not fit follow as a further table below, which repeats the first columns. A line is longer only if
+    the first columns and one more are.
+
+    Args:
+        num_keys: the number of first columns that name a row.
+    """
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    keys, parts = list(range(num_keys)), [list(range(num_keys))]
+    for column in range(num_keys, len(heads)):
+        if len(parts[-1]) > num_keys and sum(widths[place] + 2 for place in [*parts[-1], column]) - 2 > width:
+            parts.append([*keys])
+        parts[-1].append(column)
+    tables = [
+        ["  ".join(row[place].ljust(widths[place]) for place in part).rstrip() for row in [heads, *rows]]
+        for part in parts
+    ]
+    return [line for table in tables for line in [*([""] if table is not tables[0] else []), *table]]
 
 
 def progress_bar(items: Sequence[Item], name: str) -> Iterable[Item]:
@@ -139,6 +177,29 @@ def written_to(folder: Path) -> Iterator[None]:
             raise
         advice = "the files written so far are complete; repair this, then run the same command again to continue"
         raise UserError(f"{problem}\n  {advice}") from error
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Returns whether a command line asks for the help of the command."""
+    return bool({"--help", "-h", "help"} & set(words))
+
+
+def unknown_words(words: Iterable[str], options: Iterable[str]) -> list[Mistake]:
+    """Returns a mistake for each of these words, none of which is an option of the command, with the nearest option."""
+    names = list(options)
+    return [Mistake(word, f"not an option of this command{near(word.partition('=')[0], names)}") for word in words]
+
+
+def misspelt_words(words: Iterable[str], options: Iterable[str], leaves: Iterable[str]) -> list[Mistake]:
+    """Returns a mistake for each word `key=value` whose key is no leaf of a configuration and is near an option of the
+    command. It is used where such a word would be read as a leaf.
+
+    Args:
+        leaves: the top-level keys of the configuration.
+    """
+    names, top = list(options), set(leaves)
+    unknown = [word for word in words if word.partition("=")[0].partition(".")[0] not in top]
+    return [mistake for mistake in unknown_words(unknown, names) if "did you mean" in mistake.problem]
 
 
 def dashed_words(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()) -> Iterator[Mistake]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from rich.table import Table
 
 from mmpkd import command
 from mmpkd.cohort import splits
@@ -22,54 +20,49 @@ from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export.student_file import Card, Exported, read, source_of, tempered
-from mmpkd.machine.files import overridden, read_yaml, write_atomically
-from mmpkd.near_names import near
+from mmpkd.machine.files import overridden, read_yaml
+from mmpkd.prediction.evaluation_tables import print_tables, write_tables
 from mmpkd.scoring import classify, subgroups
-from mmpkd.scoring.grouping import MIN_PATIENTS, fold_notes, groupings, reason_not_compared, values_of
+from mmpkd.scoring.grouping import fold_notes, groupings, reason_not_compared, values_of
 from mmpkd.scoring.patients import by_patient
 from mmpkd.scoring.subgroups import REPLICATES, ClassWeights, Predictions, aligned, by_group, by_label, by_region
 from mmpkd.scoring.validation import Evaluator, Labels
 from mmpkd.types import ConfigError, Mistake
 
 PARTS = ("all", "train", "val", "test")
-TITLES = {  # each title states how the numbers differ from those of a training under the same name
-    "labels": "labels: balanced_accuracy at the student's thresholds, chosen on its validation (in training: at 0.5)",
-    "labels_by_patient": "labels_by_patient: from the mean probability over a patient's images; otherwise as labels",
-    "regions": "regions: in the frame of the original images (in training: in the stored squares)",
-    "groups": "groups: pointing is the mean over images of the mean over their labels (in regions: over labels)",
-}
-HELP = f"""python -m mmpkd.evaluate model=FILE config=FILE [key=value ...]
-python -m mmpkd.evaluate model=FILE cohort.reader=NAME cohort.root=DIR [key=value ...]
+HELP = """\
+usage: python -m mmpkd.evaluate model=FILE config=FILE [key=value ...]
 
-Scores an exported student on a cohort: classification and localisation, overall and by group of patients. Labels are
-matched by name; a label that the student or the cohort lacks is left out. It prints tables and writes them to a folder,
-with the scores of every image.
+Scores an exported student on a cohort: classification and localisation, overall
+and by group of patients. Prints tables, and writes them to a folder with the
+scores of every image.
 
-  model=FILE      student.safetensors, as mmpkd.train writes it; or a folder that holds one
-  config=FILE     a configuration or a search space, whose cohort section is read (a `table` needs one)
-  cohort.KEY=..   any leaf of a cohort, as for python -m mmpkd.cohort; image size and window are the student's
-  part=PART       {", ".join(PARTS)}    [all; of the cohort that the student was trained on: val]
-  groups=A,B      columns that define groups; the column of folds is allowed
-                  [columns named after sex, age, density or view]
-  class_weights=balanced    average precision and Brier score as if both classes were equally frequent    [equal]
-  within=foreground         localisation within the breast alone (see evaluation.within)      [content]
-  roi=union                 all ROIs of an image as one region, whatever their labels       [per_label]
-  out=DIR         the parent of the folder    [runs/evaluate]
-  cache=DIR       the folder of stores    [cache]
+  model=FILE      student.safetensors of mmpkd.train, or a folder that holds one
+  config=FILE     a configuration or a search space, whose cohort is read
+  cohort.KEY=..   any leaf of a cohort, as for mmpkd.cohort; instead of config=
+                  cohort.reader=NAME cohort.root=DIR, except for a table
+  part=all        all, train, val or test; val for the student's own cohort
+  groups=A,B      columns of groups [those named after sex, age, density, view]
+  class_weights=balanced   average precision and Brier score as if both classes
+                  were equally frequent [equal]
+  within=foreground   localisation within the breast alone [content]
+  roi=union       all ROIs of an image as one region [per_label]
+  out=DIR         the parent of the folder [runs/evaluate]
+  cache=DIR       the folder of stores [cache]
 
-Intervals cover 95 %, from {REPLICATES:,} bootstrap replicates over patients; those of an AUROC with one sample for each
-patient are DeLong's, on the logit scale. Groups of fewer than {MIN_PATIENTS} patients are merged. If a patient has
-several images, the mean of their probabilities is scored as well; a patient whose images have different labels is left
-out there, and counted as mixed. Maps are scored in the frame of the original images. Classification is scored by the
-calibrated probabilities in predictions.csv; for a multi-class task their AUROC may differ from that of the training,
-which uses raw logits. Of the cohort that a student was trained on, only the validation part is scored, on which its
-temperatures and thresholds were chosen: scores on the training part would be too high, and the test part is sealed."""
+Of the student's own cohort only the validation part is scored, on which its
+thresholds were chosen. Intervals cover 95 %. docs/commands.md has the details.
+
+examples
+  python -m mmpkd.evaluate model=runs/train/best-0123 config=other.yaml
+  python -m mmpkd.evaluate model=DIR cohort.reader=derm7pt cohort.root=DIR
+"""
 
 
 def main(words: Sequence[str]) -> None:
     """Runs the command line; see HELP."""
-    if not words or {"-h", "--help"} & set(words):
-        print(HELP)
+    if not words or command.asks_for_help(words):
+        print(HELP, end="")
         return
     defaults = dict.fromkeys(("model", "config", "part", "groups"), "")
     defaults |= {"class_weights": "equal", "within": "content", "roi": "per_label"}
@@ -79,7 +72,7 @@ def main(words: Sequence[str]) -> None:
     if not isinstance(content["cohort"], dict):
         advice = f"write keys that begin with cohort., e.g. cohort.reader={content['cohort']}; or config=FILE"
         raise ConfigError.at("cohort", f"is not a section; {advice}")
-    mistakes = [Mistake(key, f"not an option of this command{near(key, own)}") for key in content if key != "cohort"]
+    mistakes = command.unknown_words([key for key in content if key != "cohort"], own)
     mistakes += [] if own["model"] else [Mistake("model", "missing: write model=FILE; see --help")]
     within, roi = (get_args(EvaluationConfig.model_fields[key].annotation) for key in ("within", "roi"))
     choices = {"part": ("", *PARTS), "class_weights": get_args(ClassWeights), "within": within, "roi": roi}
@@ -117,12 +110,15 @@ def main(words: Sequence[str]) -> None:
     tables = evaluate(exported, store, rows, weights, regions, columns)
     part_name = part if not fold else f"{part}-fold{fold}"
     folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{part_name}"
-    record = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
+    fitted_here = is_own(store, exported.card)
+    record: dict[str, Any] = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint}
+    record |= {"part": part, "fold": fold, "samples": len(rows), "replicates": REPLICATES}
+    record["fitted_on_these_patients"] = fitted_here
     with command.written_to(folder):
-        _write(folder, tables, {**record, "fold": fold, "samples": len(rows), "replicates": REPLICATES})
+        write_tables(folder, tables, record)
     which = f"{store.manifest['reader']}, part {part}" + (f", fold {fold}" if fold is not None else "")
     title = f"{which}: {len(rows)} samples of {len(np.unique(store.patient_N[rows]))} patients"
-    _print(tables, title, {**TITLES, "regions": f"{TITLES['regions']}; within={own['within']}, roi={own['roi']}"})
+    print_tables(tables, title, regions, fitted_here)
     command.warn(subgroups.few_patients(exported.card, store, rows))
     compared = set(tables["groups"]["column"]) if "groups" in tables else set()
     lines = [reason_not_compared(name) for name in columns if name not in compared]
@@ -258,41 +254,6 @@ def evaluate(
     values = values_of(store, columns).iloc[rows]
     tables["groups"] = by_group(predicted, values, store.patient_N[rows], pointing_N)
     return {name: table for name, table in tables.items() if len(table)}
-
-
-def _write(folder: Path, tables: Mapping[str, pd.DataFrame], record: Mapping[str, Any]) -> None:
-    """Writes every table as CSV, and the record of the evaluation last: a folder with evaluation.json is complete."""
-    command.make_folder(folder)
-    for old in (folder / "evaluation.json", *folder.glob("*.csv")):
-        old.unlink(missing_ok=True)
-    for name, table in tables.items():
-        write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
-    write_atomically(folder / "evaluation.json", json.dumps(record, indent=1))
-
-
-def _print(tables: Mapping[str, pd.DataFrame], title: str, titles: Mapping[str, str]) -> None:
-    console = command.plain_console()
-    console = console if console.is_terminal else command.plain_console(width=130)  # a file has no width
-    console.print(title, highlight=False, soft_wrap=True)
-    for name in titles:
-        if name not in tables:
-            continue
-        table = tables[name]
-        columns = [str(column) for column in table if not str(column).endswith(("_low", "_high"))]
-        printed = Table(*columns, title=titles[name])
-        for _, row in table.iterrows():
-            printed.add_row(*(_cell(row, column) for column in columns))
-        console.print(printed)
-
-
-def _cell(row: pd.Series, name: str) -> str:
-    value = row[name]
-    if not isinstance(value, float):
-        return str(value)
-    if np.isnan(value):
-        return "-"
-    interval = f" [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]" if f"{name}_low" in row else ""
-    return f"{value:.3f}{interval}"
 
 
 if __name__ == "__main__":

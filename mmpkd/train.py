@@ -32,29 +32,40 @@ from mmpkd.machine import recording
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from mmpkd.machine.resources import thread_warnings
+from mmpkd.scoring import classify
 from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
 from mmpkd.teachers.fitted import FittedTeacher, fit_teachers, quality_lines
 from mmpkd.teachers.input_leakage import warnings_before_fitting
 from mmpkd.training import stages
 from mmpkd.training.epoch import train_epoch
 from mmpkd.training.stages import Run
-from mmpkd.types import ConfigError, EpochReport, SharedCache
+from mmpkd.types import ConfigError, EpochReport, Mistake, SharedCache
 
 HELP = """\
-python -m mmpkd.train config=FILE [key=value ...]
+usage: python -m mmpkd.train config=FILE [key=value ...]
 
-Trains one student from a TrialConfig and scores it on the validation patients after each epoch.
+Trains one student from a configuration, and scores it on the validation
+patients after each epoch. The same command continues an interrupted run.
 
-  config=FILE   a TrialConfig in YAML, such as the runs/<name>/best.yaml of a sweep
-  out=DIR       the folder for checkpoint, configuration and metrics    [runs/train]
-  cache=DIR     the folder of stores and teacher outputs, shared with sweeps    [cache]
-  scores=last   when all scores, standard errors and baselines are computed: after the last epoch; with
-                scores=every after every epoch. Else an epoch has AUROC, and pointing with ROIs    [last]
-  key=value     sets any leaf of the configuration, e.g. optimizer.lr=3e-4 epochs=5 cohort.root=DIR
+  config=FILE   a configuration in YAML, such as the runs/NAME/best.yaml of a
+                sweep
+  out=DIR       the folder for checkpoint, configuration and metrics
+                [runs/train]
+  cache=DIR     the folder of stores and of teachers' outputs, shared with
+                sweeps [cache]
+  scores=last   all scores, with standard errors and baselines, are computed
+                after the last epoch, with scores=every after every epoch. The
+                other epochs have AUROC and, with ROIs, pointing [last]
+  key=value     sets any leaf of the configuration
 
-The same command continues an interrupted run. It saves its state at most every checkpoint_seconds [60];
-what an interruption loses is trained again. On a CPU with the same thread count the same
-configuration gives the same numbers, to the last digit (execution=compile rounds differently).
+A run saves its state at most every checkpoint_seconds [60]; what an
+interruption loses is trained again. On a CPU with the same thread count, the
+same configuration gives the same numbers to the last digit (execution=compile
+rounds differently).
+
+examples
+  python -m mmpkd.train config=runs/demo/best.yaml
+  python -m mmpkd.train config=best.yaml epochs=5 optimizer.lr=3e-4
 """
 
 
@@ -143,7 +154,9 @@ def train(
         labels = evaluate.target_NK, evaluate.known_NK
         card = student_file.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *labels)
         card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=student_file.slices_of(store))
-        origin = origin_of(config, store, history[-1].metrics)
+        calibrated_NK = student_file.tempered(logits_NK, card.tasks, card.temperature)
+        calibrated = classify.score(calibrated_NK, *labels, card.tasks)
+        origin = origin_of(config, store, history[-1].metrics, calibrated)
         student_file.write(folder, run.answerer, card, store.digests(), origin)
     return history
 
@@ -210,13 +223,14 @@ def saved_epoch(config: TrialConfig, path: Path) -> str:
 
 def main(words: Sequence[str]) -> None:
     """Runs the command line; see HELP."""
-    if not words or {"-h", "--help"} & set(words):
-        print(HELP)
+    if not words or command.asks_for_help(words):
+        print(HELP, end="")
         return
     defaults = {"config": "", "out": "runs/train", "cache": "cache", "scores": "last"}
     own, overrides = command.own_words(words, defaults, TrialConfig.model_fields)
     if not own["config"]:
-        raise ConfigError.at("config", "missing: write config=FILE, e.g. config=runs/demo/best.yaml")
+        missing = Mistake("config", "missing: write config=FILE, e.g. config=runs/demo/best.yaml")
+        raise ConfigError([*command.misspelt_words(overrides, own, TrialConfig.model_fields), missing])
     if own["scores"] not in ("last", "every"):
         raise ConfigError.at("scores", f"is {own['scores']!r}; write scores=last or scores=every")
     config = load_trial(Path(own["config"]), overrides, (*defaults, *paths_of_params()))
@@ -255,7 +269,7 @@ def main(words: Sequence[str]) -> None:
             raise
         write_atomically(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
-        console.print(f"{metric:32} {score!r}")
+        console.print(f"{metric:32} {'not known' if math.isnan(score) else repr(score)}")
     partly = [report.epoch for report in history[:-1] if len(report.metrics) < len(history[-1].metrics)]
     if complete and partly:
         console.print(f"epochs {partly[0]} to {partly[-1]} were trained before scores=every and have the goals alone;")

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.filesize import decimal
 
-from mmpkd.command import command_line
+from mmpkd.command import asks_for_help, command_line
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
 from sweep.pareto import Contenders
@@ -30,22 +30,24 @@ from sweep.transfer.views import is_running_there, refresh, view_of
 HELP = """\
 usage: python -m sweep.clean [NAME] [key=value ...]
 
-Lists files that are no longer needed, with their sizes; it deletes them only with delete=true. It never
-touches a running sweep, nor the tables, reports, best.yaml, journals and spools of any sweep: every
-sweep can still be continued afterwards.
+Lists files that are no longer needed, with their sizes; it deletes them only
+with delete=true. It never touches a running sweep, nor the tables, reports,
+best.yaml, journals and spools of any sweep: every sweep can still be continued
+afterwards.
 
   NAME           one sweep only; name=NAME means the same
   delete=true    deletes what is listed otherwise
   storage=runs   folder or address of all sweeps, as given to sweep.run
-  unused=true    the cache as well: prepared images, and outputs of teachers for them, of data on which
-                 no sweep under storage= was run. Sweeps elsewhere, and mmpkd.train, are not considered;
-                 they prepare again what they miss
+  unused=true    the cache as well: prepared images, and outputs of teachers for
+                 them, of data on which no sweep under storage= was run. Sweeps
+                 elsewhere, and mmpkd.train, are not considered; they prepare
+                 again what they miss
   cache=cache    folder of the cache, as given to sweep.run
 
 what is deleted of a sweep
-  checkpoints of trials that have ended and are neither on the front nor among the four best by
-  search.select (a killed driver, or a worker that outlived it, leaves them), files that a kill left
-  half-written
+  checkpoints of trials that have ended and are neither on the front nor near
+  the choice of search.select (a killed driver, or a worker that outlived it,
+  leaves them), files that a kill left half-written
 
 examples
   python -m sweep.clean
@@ -65,7 +67,7 @@ class Waste:
 
 
 def main(words: Sequence[str]) -> None:
-    if {"--help", "-h", "help"} & set(words):
+    if asks_for_help(words):
         print(HELP, end="")
         return
     defaults = {"name": "", "delete": "false", "storage": DEFAULT_STORAGE, "unused": "false", "cache": DEFAULT_CACHE}
@@ -149,16 +151,16 @@ def waste_of(sweep: Sweep) -> list[Waste]:
 
 
 def settled_numbers(sweep: Sweep) -> list[int]:
-    """Returns the numbers of the ended trials that are neither on the Pareto front nor among the best by
-    `search.select`, and can no longer become so. References are compared among themselves.
+    """Returns the numbers of the ended trials that are neither on the Pareto front nor near the choice of
+    `search.select` (see `pareto.Contenders`), and can no longer become so. References are compared among themselves.
 
     A configuration that waits for runs on further seeds can still join the front. A configuration that lacks a value
     for one of the goals of the present space can also still join the front.
     """
     results, goals = sweep.results(), sweep.goals
-    select = rule_of(sweep.search.get("select", "")).maximize
-    position = goals.index(select) if select in goals else 0
-    contenders = {is_reference: Contenders(position) for is_reference in (False, True)}
+    select = rule_of(sweep.search.get("select", "")).goals
+    positions = [goals.index(goal) for goal in select] if set(select) <= set(goals) else [0]
+    contenders = {is_reference: Contenders(positions) for is_reference in (False, True)}
     for number, values in results.items():
         contenders[sweep.trials[number].arm in sweep.references].add(number, values)
     kept = contenders[False].numbers | contenders[True].numbers

@@ -107,7 +107,7 @@ def show_plan(space: Space, planned: Plan, console: Console) -> None:
     with cluster(), mps_where_shared(space.search, planned.example.threads, printer(console)):
         price = _timed_price(FUNCTIONS, space, planned, PLAN_SECONDS, console)
     if price is not None:
-        console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
+        console.print("\n".join(price.lines()), highlight=False)
 
 
 def run_sweep(
@@ -143,7 +143,7 @@ def _run_locked(
     search, spool, tracker = _open_sweep(space, planned, options, mirror, console, functions)
     mirror.begin()
     patience = waiting_out(seconds_of(options.patience) or 0.0, printer(console))
-    with patience, Watch(search, tracker, options.folder, planned.example.cohort) as watch:
+    with patience, Watch(search, tracker, spool, planned.example.cohort, options.command) as watch:
         if search.remaining_trials and search.halt is None:
             finished, trials = len(search.finished), search.space.search.trials
             so_far = f", {finished} done before" if finished else ""
@@ -276,7 +276,7 @@ def _price_and_trials_per_device(
             warn([f"no price: {error}"], console)
             return 1 if wanted == "auto" else wanted
         if price is not None:
-            console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
+            console.print("\n".join(price.lines()), highlight=False)
             folder.add_to_plan({"price": price.as_json()})
             per_device = price.per_device
     return (per_device or 1) if wanted == "auto" else wanted

@@ -5,16 +5,15 @@ map on validation images.
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from mmpkd.cohort.store import Store
-from mmpkd.export import student_file
 from mmpkd.scoring.pictures import example_rows, overlay_sheet
 from mmpkd.types import UserError
-from sweep.storage.events import Spool, TrialFilesWritten
+from sweep.storage.events import Spool, SweepSummarized, TrialFilesWritten
 from sweep.storage.layout import OVERLAYS, STUDENT
+from sweep.students import read_student_of
 from sweep.transfer.addresses import Place
 from sweep.transfer.attempts import kept_student
 
@@ -31,7 +30,12 @@ def spool_files(spool: Spool, numbers: Iterable[int], store: Path, fold: int) ->
         A line for each trial whose files could not be read or written.
     """
     folder, problems = spool.folder, list[str]()
-    recorded = {(event.number, *event.paths) for _, event in spool.read() if isinstance(event, TrialFilesWritten)}
+    recorded = dict[int, list[str]]()
+    for _, event in spool.read():
+        if isinstance(event, TrialFilesWritten):
+            recorded[event.number] = event.paths
+        elif isinstance(event, SweepSummarized):  # the files of trials that it does not mark have been deleted there
+            recorded = {number: paths for number, paths in recorded.items() if str(number) in event.marks}
     for number in numbers:
         try:
             attempt = kept_student(folder, number)
@@ -43,17 +47,13 @@ def spool_files(spool: Spool, numbers: Iterable[int], store: Path, fold: int) ->
             problems.append(f"MLflow gets neither student nor overlays of trial {number}: {error}")
             continue
         paths = [f"{folder.checkpoints.name}/{number}/{attempt.name}/{name}" for name in (STUDENT, OVERLAYS)]
-        if (number, *paths) not in recorded:
+        if recorded.get(number) != paths:
             spool.append(TrialFilesWritten(number, paths))
     return problems
 
 
 def _overlays(attempt: Place, store: Path, fold: int) -> bytes:
     """Returns overlays of the student's map on validation images as a PNG file."""
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / STUDENT
-        attempt.download(STUDENT, path)
-        exported = student_file.read(path)
-    opened, content = Store.open(store), io.BytesIO()
+    exported, opened, content = read_student_of(attempt), Store.open(store), io.BytesIO()
     overlay_sheet(exported, opened, example_rows(opened, fold)).save(content, "PNG")
     return content.getvalue()

@@ -4,7 +4,7 @@ goal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,25 +40,33 @@ def admit(front: dict[int, Values], number: int, values: Values) -> list[int]:
 
 @dataclass
 class Contenders:
-    """The trials that may be chosen: the Pareto front, and the `NUM_BEST` best trials by one goal.
+    """The trials that may be chosen: the Pareto front, and the trials that few others beat.
 
-    The front lacks the best trial if a trial that is equal in this goal is better in another. And when a sweep ends, a
-    trial with another score than the best may be chosen, because its estimated mean is the best.
+    One trial beats another in some goals if every rule that reads only these goals prefers it: it is at least as good
+    in each of them, and it is better in each or has the lower number, which decides ties. A trial is a contender
+
+    - on the front;
+    - if no other beats it in all goals, so that it wins a tie by its number, although an equal trial is better in
+      another goal;
+    - if fewer than `NUM_BEST` others beat it in the goals of the rule. Of a single goal, these are the `NUM_BEST` best
+      trials. When a sweep ends, one of them may be chosen because its estimated mean is the best.
 
     Attributes:
-        select: the position of the goal among the values of a trial.
+        select: the positions of the goals of the rule among the values of a trial.
         front: the values of the trials on the front, by the number of the trial.
-        best: negated value and number of the best trials by this goal, best first; in a tie the lowest number.
+        unbeaten: the values of the trials that no other beats in all goals.
+        best: the values by the goals of the rule of the trials that fewer than `NUM_BEST` others beat in them.
     """
 
-    select: int
+    select: Sequence[int]
     front: dict[int, Values] = field(default_factory=dict)
-    best: list[tuple[float, int]] = field(default_factory=list)
+    unbeaten: dict[int, Values] = field(default_factory=dict)
+    best: dict[int, Values] = field(default_factory=dict)
 
     @property
     def numbers(self) -> set[int]:
         """The numbers of the contenders."""
-        return {*self.front, *(number for _, number in self.best)}
+        return {*self.front, *self.unbeaten, *self.best}
 
     def add(self, number: int, values: Values) -> set[int]:
         """Adds a trial, and returns the numbers of the trials that are no contenders any more, which may include the
@@ -66,8 +74,26 @@ class Contenders:
         """
         before = self.numbers | {number}
         admit(self.front, number, values)
-        self.best = sorted([*self.best, (-values[self.select], number)])[:NUM_BEST]
+        self.unbeaten = _least_beaten(self.unbeaten | {number: values}, 1)
+        self.best = _least_beaten(self.best | {number: tuple(values[goal] for goal in self.select)}, NUM_BEST)
         return before - self.numbers
+
+
+def _least_beaten(values: Mapping[int, Values], width: int) -> dict[int, Values]:
+    """Returns the trials that fewer than `width` others beat. A trial that is left out beats only trials that `width`
+    of the others beat too, so that it need not be remembered.
+    """
+
+    def beats(number: int, other: int) -> bool:
+        pairs = [*zip(values[number], values[other], strict=True)]
+        decides = number < other or all(value > limit for value, limit in pairs)
+        return decides and all(value >= limit for value, limit in pairs)
+
+    return {
+        number: of_trial
+        for number, of_trial in values.items()
+        if sum(beats(other, number) for other in values if other != number) < width
+    }
 
 
 def rank_with_spread(values: Values, others: Sequence[Values]) -> int:

@@ -4,6 +4,7 @@ options.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import join, quote
@@ -11,7 +12,7 @@ from typing import Final
 
 from rich.console import Console
 
-from mmpkd.command import command_line, named_folder, plain_console, written_to
+from mmpkd.command import asks_for_help, command_line, named_folder, plain_console, written_to
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, redact_passwords, sqlite_file, storage_at
 from sweep.picking.candidates import Candidates, read_candidates
@@ -26,29 +27,36 @@ from sweep.tracking.registry import is_local, register, tracking_uri
 from sweep.transfer.views import view_of
 
 HELP = """\
-usage: python -m sweep.pick NAME [trial=N | by=GOAL [within=X of=GOAL]] [key=value ...]
+usage: python -m sweep.pick NAME [trial=N | by=GOAL [within=X of=GOAL]]
+                            [key=value ...]
 
-Picks one trial of a sweep, shows it beside its neighbours with standard errors, and says why it is
-picked. Writes a folder with its configuration, its student and a model card. Without trial= and by=
-the rule of the sweep (search.select) picks.
+Picks one trial of a sweep, shows it beside its neighbours with standard errors,
+and says why it is picked. Writes a folder with its configuration, its student
+and a model card. Without trial= and by= the rule of the sweep (search.select)
+picks.
 
   NAME           the sweep; name=NAME means the same
   trial=N        the trial of this number
   by=GOAL        the best trial by this score, such as val/pointing
-  within=X       only among trials whose score by of= is within X of the best: a number such as 0.01, or
-                 1se, one standard error of that best score (Breiman et al. 1984)
+  within=X       only among trials whose score by of= is within X of the best: a
+                 number such as 0.01, or 1se, one standard error of that best
+                 score (Breiman et al. 1984)
   of=GOAL        the score of within=
   storage=runs   folder or address of all sweeps, as given to sweep.run
-  out=DIR        the folder to write; STORAGE/NAME/picked/N by default. A sweep in an object store needs it
-  train=true     trains the student again where the sweep has not kept it, with the command that is
-                 printed otherwise
+  out=DIR        the folder to write [STORAGE/NAME/picked/N]; a sweep in an
+                 object store needs it
+  train=true     trains the student again where the sweep has not kept it, with
+                 the command that is printed otherwise
   replace=true   replaces a folder that holds another configuration or student
-  register=true  logs the student to the trial's run in MLflow and registers it under the sweep's name.
-                 Without it, this is done where the sweep is tracked in a file; register=false: nowhere
+  register=true  logs the student to the trial's run in MLflow and registers it
+                 under the sweep's name. Without it, this is done where the
+                 sweep is tracked in a file; register=false: nowhere
 
 it writes
-  config.yaml           the configuration; python -m mmpkd.train config= reproduces it
-  student.safetensors   the student, for mmpkd.predict, mmpkd.evaluate and mmpkd.export
+  config.yaml           the configuration; python -m mmpkd.train config=
+                        reproduces it
+  student.safetensors   the student, for mmpkd.predict, mmpkd.evaluate and
+                        mmpkd.export
   card.md               data, protocol, scores, baselines and limits
 
 examples
@@ -65,7 +73,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
 
 def main(words: Sequence[str]) -> None:
     """Runs the command line; see HELP."""
-    if {"--help", "-h", "help"} & set(words):
+    if asks_for_help(words):
         print(HELP, end="")
         return
     options, mistakes = read_sweep_options(words, DEFAULTS)
@@ -78,21 +86,19 @@ def main(words: Sequence[str]) -> None:
     number, rule = _choice_of_words(options, mistakes)
     if options["register"] not in (AUTO, "true", "false"):
         mistakes.append(Mistake("register", f"true or false, got {options['register']!r}"))
-    if storage.address and not options["out"]:
-        problem = "a student is used from a disk, and the sweep lies in an object store; name a folder for it:"
-        command = _command([*words, f"out=picked/{options['name'] or 'NAME'}"])
-        mistakes.append(Mistake("out", f"{problem}\n    {command}"))
-    if options["out"] and Path(options["out"]).is_file():
-        mistakes.append(Mistake("out", f"{options['out']} is a file; name a folder to write with out=DIR"))
+    if (obstacle := _obstacle(storage, options)) and not any(mistake.path == "name" for mistake in mistakes):
+        others = [word for word in words if not word.startswith("out=")]
+        command = _command([*others, f"out=picked/{options['name'] or 'NAME'}"])
+        mistakes.append(Mistake("out", f"{obstacle}; name a folder for it:\n    {command}"))
     if mistakes:
         raise ConfigError(mistakes)
     folder = storage.sweep(options["name"])
     trials = read_candidates(folder)
     if unknown := trials.unknown_goals({"by": options["by"], "of": options["of"]}):
         raise ConfigError(unknown)
-    picked = pick(trials, rule or trials.rule, number)
     if number is None:
         trials.refuse_losses()
+    picked = pick(trials, rule or trials.rule, number)
     console = plain_console(highlight=False)
     show(trials, picked, console)
     target = PickedFolder(named_folder(options["out"] or str(folder.picked / str(picked.trial.number))))
@@ -101,6 +107,17 @@ def main(words: Sequence[str]) -> None:
     is_private = student is not None and student.card.credentialed
     if student is not None and (options["register"] == "true" or (options["register"] == AUTO and not is_private)):
         _register(trials, picked, target, storage, options["register"] == "true", console)
+
+
+def _obstacle(storage: Storage, options: Mapping[str, str]) -> str:
+    """Returns why the picked folder cannot be where the words put it, or an empty text."""
+    if not options["out"] and storage.address:
+        return "a student is used from a disk, and the sweep lies in an object store"
+    target = Path(options["out"]) if options["out"] else storage.sweep(options["name"]).picked
+    if os.path.lexists(target) and not target.is_dir():
+        return f"{target} is no folder"
+    above = next(path for path in (target.absolute(), *target.absolute().parents) if path.exists())
+    return "" if above.is_dir() and os.access(above, os.W_OK) else f"{above} cannot be written"
 
 
 def _command(words: Sequence[str]) -> str:

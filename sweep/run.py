@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from textwrap import wrap
 
-from mmpkd.command import command_line, plain_console, warn
+from mmpkd.command import asks_for_help, command_line, plain_console, warn
 from mmpkd.types import ConfigError
 from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import RUN_KEYS, read_run_options, seconds_of
@@ -95,7 +95,7 @@ def main(words: Sequence[str]) -> None:
         SystemExit: the command ends, with status 0 (done), 1 (no trial succeeded) or 130 (stopped before the end).
         UserError: the user made mistakes. The command then ends with status 2.
     """
-    if {"--help", "-h", "help"} & set(words):
+    if asks_for_help(words):
         spaces = wrap(f"{', '.join(shipped())}, or the path of a .yaml file", 60)
         print(HELP.format(spaces=f"\n{' ' * 20}".join(spaces)), end="")
         return

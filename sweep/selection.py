@@ -19,11 +19,12 @@ from pydantic import BeforeValidator, ValidationError, model_validator
 
 from mmpkd.config import Strict
 from mmpkd.near_names import mistake_of, paths_of
-from mmpkd.scoring.stats import SMALLEST_ERROR
+from mmpkd.scoring.stats import SMALLEST_ERROR, is_all_equal
 from mmpkd.types import ConfigError
 from sweep.types import Record
 
 ONE_ERROR: Final = "1se"
+LEAST_SHOWN: Final = 0.0005  # a smaller standard error would be shown as 0.000
 ROUNDING: Final = 1e-9  # scores that differ by less count as equal where they are compared with a limit
 
 
@@ -174,3 +175,14 @@ def error_of(record: Record, goal: str) -> float | None:
     """
     error = record.metrics.get(f"{goal}_se", math.nan)
     return error if math.isfinite(error) and error > SMALLEST_ERROR else None
+
+
+def score_in_words(score: float, error: float) -> str:
+    """Returns a score and its standard error, such as '0.912 ± 0.031'.
+
+    If the standard error is unknown, the text says '1.000 (all equal)', where every resampling of the patients gives
+    this score, or else '0.750 ± ?'.
+    """
+    if math.isfinite(error) and error > SMALLEST_ERROR:
+        return f"{score:.3f} ± {error:.3f}" if error >= LEAST_SHOWN else f"{score:.3f} ± <0.001"
+    return f"{score:.3f} (all equal)" if is_all_equal(score, error) else f"{score:.3f} ± ?"

@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.console import Console
 
-from mmpkd.command import command_line
+from mmpkd.command import asks_for_help, command_line
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options
 from sweep.storage.layout import SweepFolder
@@ -19,20 +19,23 @@ from sweep.transfer.views import is_running_there, refresh, view_of
 HELP = """\
 usage: python -m sweep.stop NAME [key=value ...]
 
-Asks the sweep's driver to end, from any machine that sees the sweep's folder, and waits until it has
-ended: running trials keep their last checkpoints, the tables and the report are written, and the
-tracking server receives the rest. At the end it prints the command that continues the sweep. Ctrl-C
-ends only the waiting.
+Asks the sweep's driver to end, from any machine that sees the sweep's folder,
+and waits until it has ended: running trials keep their last checkpoints, the
+tables and the report are written, and the tracking server receives the rest. At
+the end it prints the command that continues the sweep. Ctrl-C ends only the
+waiting.
 
-  NAME           the sweep; name=NAME means the same. python -m sweep.status lists all sweeps
+  NAME           the sweep; name=NAME means the same. python -m sweep.status
+                 lists all sweeps
   storage=runs   folder or address of all sweeps, as given to sweep.run
   timeout=300    seconds to wait
-
-exit status: 0 stopped, or not running; 1 still running after the timeout; 2 a mistake, described above
 
 examples
   python -m sweep.stop breast
   python -m sweep.stop breast storage=/shared/runs timeout=3600
+
+exit status: 0 stopped, or not running; 1 still running after the timeout; 2 a
+mistake, described above
 """
 POLL_SECONDS: Final = 0.2
 REMOTE_POLL_SECONDS: Final = 2.0  # if every look is a request to an object store
@@ -46,7 +49,7 @@ def main(words: Sequence[str]) -> None:
         SystemExit: with status 1 if the sweep does not end in time.
         UserError: the user made a mistake. The command then ends with status 2.
     """
-    if {"--help", "-h", "help"} & set(words):
+    if asks_for_help(words):
         print(HELP, end="")
         return
     options, mistakes = read_sweep_options(words, {"name": "", "storage": DEFAULT_STORAGE, "timeout": "300"})

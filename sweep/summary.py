@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sweep.options import RunOptions
-from sweep.plan.plan import Plan
 from sweep.provenance import code_commit, library_versions, user_name
 from sweep.reports.choosing import choices_in_words
-from sweep.reports.console import cells, image_blind_scores, resolution, sampled, without_complete
-from sweep.reports.page.answer import CAUTION, sentences
+from sweep.reports.console import cells, image_blind_scores, resolution, sampled, with_error, without_complete
+from sweep.reports.page.answer import BASELINE, CAUTION, best_of_arm, sentences
 from sweep.reports.results import Snapshot, planned_error
 from sweep.reports.teachers import teacher_warnings
-from sweep.storage.events import SweepBegan, SweepSummarized
+from sweep.storage.events import DEVICE_HOURS, SweepBegan, SweepSummarized
 from sweep.storage.layout import BEST
-from sweep.storage.records import best_of, front_of, picked
+from sweep.storage.records import IMAGE_BLIND, best_of, front_of, image_blind_scores_of, picked
+from sweep.tracking.links import CONFIG, trial_link
 from sweep.types import Record
+
+if TYPE_CHECKING:
+    from sweep.options import RunOptions
+    from sweep.plan.plan import Plan  # needs torch, which the process of `interim.py` does not load
 
 MAX_SETTINGS: Final = 160  # characters of the settings of a trial in the table
 
@@ -45,12 +48,12 @@ def beginning(sweep_id: str, options: RunOptions, planned: Plan, store: str) -> 
     )
 
 
-def summarize(snapshot: Snapshot, shown: Sequence[Record], command: str) -> SweepSummarized:
-    """Returns the summary of a sweep.
+def summarize(snapshot: Snapshot, shown: Sequence[Record]) -> SweepSummarized:
+    """Returns the summary of a sweep. Its description begins with the answer, because MLflow (3.17) shows 150 pixels of
+    a description, about seven lines, and hides the others behind a button.
 
     Args:
         shown: the configurations that may be compared, with means over seeds (see `results.Results`).
-        command: the command line that continues the sweep.
     """
     goals, arms = snapshot.goals, list(snapshot.arms)
     metrics: dict[str, float] = {}
@@ -59,13 +62,14 @@ def summarize(snapshot: Snapshot, shown: Sequence[Record], command: str) -> Swee
             best = best_of([record for record in shown if name in ("", record.arm)], goal)
             if best is not None:
                 metrics["/".join(filter(None, ["best", goal, name]))] = best.metrics[goal]
-    metrics["device_hours"] = sum(arm.device_hours for arm in snapshot.totals)
+    metrics[DEVICE_HOURS] = sum(arm.device_hours for arm in snapshot.totals)
     paragraphs = [
+        _best_scores(shown, arms, goals) or "No trial is complete.",
         _progress(snapshot),
         *_answer(shown, arms, goals),
         _table_of_best(snapshot, shown),
         *_bullets("How it was made", _origin(snapshot)),
-        f"```\n{command}\n```",
+        f"```\n{snapshot.command}\n```",
         *_bullets("What limits this", _notes(snapshot, shown)),  # last, because MLflow cuts a long text
     ]
     description = "\n\n".join(filter(None, paragraphs))
@@ -89,6 +93,27 @@ def marks_of(snapshot: Snapshot, shown: Sequence[Record]) -> dict[str, dict[str,
 def _best_trials(snapshot: Snapshot, shown: Sequence[Record]) -> list[tuple[str, Record | None]]:
     """Returns the best trial by each goal, and the trial of best.yaml, each with the name of what it is best in."""
     return [(goal, best_of(shown, goal)) for goal in snapshot.goals] + [(BEST, picked(shown, snapshot.select))]
+
+
+def _best_scores(shown: Sequence[Record], arms: Sequence[str], goals: Sequence[str]) -> str:
+    """Returns a line for each goal: the best trial and its configuration, the best trial without a teacher, and what a
+    map reaches that ignores the image.
+    """
+    lines = []
+    for goal in goals:
+        if (best := best_of(shown, goal)) is None:
+            continue
+        links = trial_link(f"trial {best.number}", best.number), trial_link(CONFIG, best.number, CONFIG)
+        parts = [f"{with_error(best, goal)} by {links[0]} of {best.arm} ({links[1]})"]
+        baseline = best_of_arm(shown, BASELINE, goal)
+        if baseline is not None and baseline is not best and BASELINE in arms:
+            number = baseline.number
+            parts.append(f"{with_error(baseline, goal)} by {BASELINE} ({trial_link(f'trial {number}', number)})")
+        if scores := image_blind_scores_of(best, goal):
+            name = max(scores, key=lambda name: scores[name])
+            parts.append(f"{scores[name]:.3f} without the image, {IMAGE_BLIND[name]}")
+        lines.append(f"- **{goal}**: {'; '.join(parts)}")
+    return "\n".join(lines)
 
 
 def _progress(snapshot: Snapshot) -> str:
@@ -117,8 +142,11 @@ def _table_of_best(snapshot: Snapshot, shown: Sequence[Record]) -> str:
             rows.setdefault(best.number, ([], best))[0].append(name)
     if not rows:
         return ""
-    lines = [["", "trial", "arm", *goals, "teacher, on validation", "drawn"]]
-    lines += [[", ".join(names), *cells(record, goals), _settings(record)] for names, record in rows.values()]
+    lines = [["", "trial", "arm", *goals, "teacher, on validation", "configuration", "drawn"]]
+    for names, record in rows.values():
+        number, arm, *scores = cells(record, goals)
+        config = trial_link(CONFIG, record.number, CONFIG)
+        lines.append([", ".join(names), trial_link(number, record.number), arm, *scores, config, _settings(record)])
     table = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
     return "\n".join([table[0], "|" + "---|" * len(lines[0]), *table[1:]])
 

@@ -45,7 +45,7 @@ PAGES = [
     for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
     if not HISTORY & {path.stem, *path.relative_to(ROOT).parts}
 ]
-COMMANDS = ("run", "status", "stop", "clean", "pick")  # of sweep
+COMMANDS = ("run", "status", "stop", "clean", "pick", "confirm")  # of sweep
 VERBS = ("cohort", "train", "evaluate", "predict", "export")  # of mmpkd
 MODULES = (*(f"sweep.{name}" for name in COMMANDS), *(f"mmpkd.{name}" for name in VERBS))
 
@@ -428,6 +428,8 @@ def test_the_page_of_commands_has_every_word_of_the_help(name: str, capsys: pyte
     command = command_module(name)
     command.main(["--help"])
     help_text = capsys.readouterr().out
+    assert help_text.startswith(f"usage: python -m {name}") and f"\nexamples\n  python -m {name}" in help_text
+    assert max(map(len, help_text.splitlines())) <= 80
     section = (DOCS / "commands.md").read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
     words = re.findall(r"^ {2,}([a-z_]+)=|^ {2,}[a-z_]+=[A-Z]+, ([a-z_]+)=", help_text, re.MULTILINE)
     wanted = {word for pair in words for word in pair if word not in ("", "key")}  # `key=value` is any of them

@@ -22,6 +22,7 @@ FLOORS = {
         {"types", "machine.checksums"},
         {"machine.resources", "machine.files", "machine.recording", "near_names"},
         {"machine.errors"},
+        {"machine.new_folder"},
         {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"},
         {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
@@ -36,8 +37,9 @@ FLOORS = {
         {"training.execution"},
         {"training.epoch"},
         {"train"},
-        {"scoring.grouping", "scoring.pictures"},
-        {"scoring.subgroups", "input_images"},
+        {"scoring.grouping", "scoring.pictures", "scoring.replicates", "export.usage"},
+        {"scoring.subgroups"},
+        {"prediction"},
         {"evaluate", "predict", "probe"},
         {"export"},  # a student in formats of other software
     ),
@@ -52,12 +54,13 @@ FLOORS = {
         {"cluster"},
         {"storage", "plan"},
         {"transfer", "tracking.trial_run"},
-        {"search", "workers", "tracking"},
+        {"search", "workers", "tracking", "students"},
         {"reports", "teachers"},
         {"summary", "front_files"},
-        {"reports.final"},
+        {"reports.final", "interim"},
         {"driver", "picking"},
-        {"run", "status", "stop", "clean", "pick"},
+        {"verdict"},
+        {"run", "status", "stop", "clean", "pick", "confirm"},
     ),
 }
 HEIGHT = {
@@ -190,32 +193,37 @@ def test_the_rule_lets_pass():
     )
 
 
-def loaded_by(modules: list[str]) -> set[str]:
-    """Top-level packages that a fresh interpreter holds after importing some modules."""
+def loaded_by(*groups: list[str]) -> list[set[str]]:
+    """Top-level packages that a fresh interpreter holds after importing each group of modules, one after another."""
     program = (
         "import importlib, json, sys\n"
-        f"for name in {modules!r}: importlib.import_module(name)\n"
-        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+        f"for group in {groups!r}:\n"
+        "    for name in group: importlib.import_module(name)\n"
+        "    print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    return [set(json.loads(line)) for line in done.stdout.splitlines()[-len(groups) :]]
 
 
-def test_mmpkd_loads_nothing_of_the_engine():
+def test_mmpkd_loads_nothing_of_the_engine_and_a_training_nothing_that_few_trainings_need():
+    """Each of the libraries takes a part of a second in every process that trains or times a trial."""
     modules = [module_name(path) for path in sources("mmpkd")]
     assert "mmpkd" in modules and "mmpkd.train" in modules
-    assert not loaded_by(modules) & ENGINE
+    by_a_training, by_all = loaded_by(["mmpkd.train", "mmpkd.probe"], modules)
+    assert not by_a_training & {"sklearn", "pydicom", "nibabel", "transformers", "matplotlib", "skimage"}
+    assert not by_all & ENGINE
 
 
-def test_a_space_is_read_without_torch_and_without_the_engine():
-    assert not loaded_by(["sweep.space.space"]) & {"torch", "ray", "optuna", "mlflow"}
-
-
-def test_a_training_begins_without_libraries_that_few_trainings_need():
-    """Each of them takes a part of a second in every process that trains or times a trial."""
-    libraries = {"sklearn", "pydicom", "nibabel", "transformers", "matplotlib", "skimage"}
-    assert not loaded_by(["mmpkd.train", "mmpkd.probe"]) & libraries
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        (["sweep.status", "sweep.stop"], {"ray", "torch", "optuna", "mlflow", "pandas"}),
+        (["sweep.space.space", "sweep.interim"], {"ray", "torch", "optuna", "mlflow"}),
+    ],
+)
+def test_what_only_reads_a_sweep_loads_no_engine(modules, heavy):
+    assert not loaded_by(modules)[0] & heavy
 
 
 @pytest.mark.parametrize(("package", "extra"), [("mmpkd", None), ("sweep", "sweep")])

@@ -123,10 +123,15 @@ def measure_appearance(image: np.ndarray, depth: Depth) -> Appearance:
     """Returns the appearance of an image at its original size, from about 30,000 of its pixels."""
     step = max(1, math.isqrt(image.shape[0] * image.shape[1] // 30_000))
     pixels = to_8_bit(image[::step, ::step], depth)
-    is_coloured = pixels.ndim == 3 and float((np.ptp(pixels, axis=2) >= COLOUR_RANGE).mean()) >= MIN_COLOUR_SHARE
     grey = _convert_channels(pixels, 1)
     is_blank = bool(grey.min() == grey.max()) and bool(image.min() == image.max())
-    return Appearance(float(grey.mean()), float(np.percentile(grey, 99)), is_blank, is_coloured)
+    return Appearance(float(grey.mean()), float(np.percentile(grey, 99)), is_blank, is_coloured(pixels))
+
+
+def is_coloured(pixels: np.ndarray) -> bool:
+    """Whether the channels of an image, H x W x 3 uint8, differ; a tint or a mark suffices. An image without a third
+    axis is grey."""
+    return pixels.ndim == 3 and float((np.ptp(pixels, axis=2) >= COLOUR_RANGE).mean()) >= MIN_COLOUR_SHARE
 
 
 def to_stored_square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:

@@ -62,7 +62,8 @@ def prepare(
     reader = reader_for(config)
     scan = scan_cohort(config, reader)
     identity = store_identity(config, reader, scan, depth)
-    if not folds and not store_path(cache, identity).exists() and splits.cannot_deal(scan):
+    split = None
+    if not folds and not store_path(cache, identity).exists() and (split := splits.assign_if_possible(scan)) is None:
         scan = replace(scan, samples=scan.samples.assign(split="test"))
         identity = store_identity(config, reader, scan, depth, is_one_part=True)
     target = store_path(cache, identity)
@@ -70,7 +71,8 @@ def prepare(
     if not is_known:
         with _store_lock(target):
             if not target.exists():
-                _build_store(config, reader, scan, target, identity, depth)
+                split = splits.assign(scan) if split is None else split
+                _build_store(config, reader, scan, split, target, identity)
     store = Store.open(target)
     bad = {sample: BadSample(*why) for sample, why in store.manifest["left_out"].items()}
     try:
@@ -151,9 +153,8 @@ def _store_lock(target: Path) -> Iterator[None]:
 
 
 def _build_store(
-    config: CohortConfig, reader: Reader, scan: Scan, target: Path, identity: Mapping[str, Any], depth: Depth | None
+    config: CohortConfig, reader: Reader, scan: Scan, split: pd.Series, target: Path, identity: Mapping[str, Any]
 ) -> None:
-    split = splits.assign(scan)
     splits.check(split, scan.samples["patient"], scan.labels, scan.tasks)
     refuse_bad_samples(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
     size, ids = config.image_size, [str(sample) for sample in scan.samples.index]
@@ -167,7 +168,7 @@ def _build_store(
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
         depths = find_depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"] or ids)
-        depths[0] = depth or apply_contrast(config, depths[0])
+        depths[0] = identity.get("depth") or apply_contrast(config, depths[0])
         bad = decode_all(reader, scan, partial, arrays, size, depths)
         try:
             refuse_bad_samples(bad, config, reader, scan)

@@ -78,9 +78,7 @@ def brightness_remarks(appearances: Sequence[Appearance], depth: Depth, images: 
     return lines
 
 
-def nearly_black_or_white(
-    appearances: Sequence[Appearance], depth: Depth, images: str, where: str = " as they are stored"
-) -> list[str]:
+def nearly_black_or_white(appearances: Sequence[Appearance], depth: Depth, images: str) -> list[str]:
     """Returns remarks that state how many images are nearly black or nearly white. Images in which all pixels have the
     same value are not counted."""
     how = "values are kept as they are"
@@ -90,7 +88,9 @@ def nearly_black_or_white(
     means = [appearance.mean for appearance in appearances if not appearance.is_blank]
     for word, count in (("black", sum(mean < BLACK for mean in means)), ("white", sum(mean > WHITE for mean in means))):
         if count:
-            lines.append(f"warning: {images} that are all but {word}{where}: {count} of {len(appearances)}; {how}")
+            lines.append(
+                f"warning: {images} that are all but {word} as they are stored: {count} of {len(appearances)}; {how}"
+            )
     return lines
 
 

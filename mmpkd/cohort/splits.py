@@ -52,16 +52,21 @@ def assign(scan: Scan) -> pd.Series:
     return folds.where(training, split)
 
 
-def cannot_deal(scan: Scan) -> bool:
-    """Returns whether a cohort without an official split has too few patients for folds: fewer patients than parts, or
-    a part in which a task has only one class."""
+def assign_if_possible(scan: Scan) -> pd.Series | None:
+    """Returns the part of each sample, as `assign` does; or None if a cohort without an official split has too few
+    patients for folds: fewer patients than parts, or a part in which a task has only one class.
+
+    Raises:
+        CohortError: an official split has a part with an unknown name.
+    """
     if "split" in scan.samples:
-        return False
+        return assign(scan)
     try:
-        check(assign(scan), scan.samples["patient"], scan.labels, scan.tasks)
+        split = assign(scan)
+        check(split, scan.samples["patient"], scan.labels, scan.tasks)
     except CohortError:
-        return True
-    return False
+        return None
+    return split
 
 
 def has_folds(split: Iterable[str]) -> bool:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpkd.command import make_folder
 from mmpkd.export import student_file, to_hub, to_mlflow, to_onnx, to_timm
 from mmpkd.export.student_file import Exported
+from mmpkd.machine.new_folder import new_folder
 from mmpkd.types import ConfigError, UserError
 
 TOLERANCE = 1e-5  # largest difference of a probability
@@ -54,8 +51,8 @@ def export(model: Path, to: str, out: Path) -> float:
 
     Raises:
         ConfigError: no student at `model`, or a damaged one; the format cannot hold this student, or a library is
-            missing; `out` holds files.
-        UserError: the export does not give the student's probabilities.
+            missing; `out` is taken, see `new_folder`.
+        UserError: the export does not give the student's probabilities, or the disk refuses to write it.
     """
     kind = FORMATS[to]
     file = student_file.find(model)
@@ -64,24 +61,11 @@ def export(model: Path, to: str, out: Path) -> float:
         install = f"python -m pip install --editable '.[{kind.extra}]'"
         problem = f"{to} needs {', '.join(missing)}, which this Python lacks"
         raise ConfigError.at("to", f"{problem}; in the folder of this software, install with: {install}")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        names = (out.with_name(f"{out.name}-{count}") for count in itertools.count(2))
-        free = next(path for path in names if not path.exists())
-        given = "a folder with files in it" if out.is_dir() else "a file"
-        problem = f"{out} is {given}, and an export gets a new folder of its own"
-        command = f"python -m mmpkd.export model={model} to={to} out={free}"
-        raise ConfigError.at("out", f"{problem}; write it to another: {command}")
-    make_folder(out.parent)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by an export that was killed
-    make_folder(partial)
-    try:
-        kind.write(exported, file, partial)
-        difference = kind.compare(exported, file, partial)
+    words = ["python", "-m", "mmpkd.export", f"model={model}", f"to={to}"]
+    with new_folder(out, words) as folder:
+        kind.write(exported, file, folder)
+        difference = kind.compare(exported, file, folder)
         if not difference <= TOLERANCE:  # also if it is not a number
             problem = f"the exported files give other probabilities than the student, by up to {difference:.2g}"
             raise UserError(f"{problem}\n  nothing was written; report this with the versions of torch and timm")
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return difference

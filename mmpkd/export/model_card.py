@@ -6,18 +6,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from mmpkd.export.origin import Origin
+from mmpkd.export.origin import CALIBRATED, Origin
 from mmpkd.export.student_file import Card, Exported
 from mmpkd.export.usage import image_notes
 from mmpkd.scoring.baselines import BASELINES
-from mmpkd.scoring.stats import logit_interval
+from mmpkd.scoring.stats import is_all_equal, logit_interval
 
-# By reader: the published data set and its licence or terms, as their publishers state them.
+# By reader: the published data set and its licence or terms. Where no text of the publisher was at hand to check them,
+# the entry says so.
 DATA: Mapping[str, str] = {
     "breast_lesions_usg": "BrEaST (Breast-Lesions-USG), TCIA, doi 10.7937/9WKK-Q141; licence CC BY 4.0",
     "cbis_ddsm": "CBIS-DDSM, TCIA, doi 10.7937/K9/TCIA.2016.7O02S9CY; licence CC BY 3.0",
-    "mimic_cxr": "MIMIC-CXR-JPG, PhysioNet, doi 10.13026/jsn5-t979; PhysioNet Credentialed Health Data License",
-    "chexlocalize": "CheXlocalize and CheXpert, Stanford, doi 10.1038/s42256-022-00536-x; research use agreement",
+    "mimic_cxr": (
+        "MIMIC-CXR-JPG, PhysioNet, doi 10.13026/jsn5-t979; credentialed access, under the licence and data use "
+        "agreement as published by PhysioNet for your version; check them"
+    ),
+    "chexlocalize": (
+        "CheXlocalize, on images of CheXpert, Stanford AIMI, doi 10.1038/s42256-022-00536-x; terms as published by "
+        "Stanford AIMI; check them"
+    ),
     "derm7pt": "Derm7pt, http://derm.cs.sfu.ca; terms of use of its publishers",
     "radpath": "CPM-RadPath 2020, MICCAI challenge; terms of use of the challenge",
     "synthetic": "generated images; no licence is needed",
@@ -27,13 +34,19 @@ SCORES = {
     "val/auroc": "AUROC",
     "val/auroc_patient": "AUROC by patient",
     "val/ap": "average precision",
-    "val/balanced_accuracy": "balanced accuracy",
-    "val/brier": "Brier score (lower is better)",
-    "val/ece": "calibration error (lower is better)",
+    "val/balanced_accuracy": "balanced accuracy (at a probability of 0.5, or of the likeliest class)",
+    "val/brier": "Brier score before calibration (lower is better)",
+    CALIBRATED["brier"]: "Brier score (lower is better)",
+    "val/ece": "calibration error before calibration (lower is better)",
+    CALIBRATED["ece"]: "calibration error (lower is better)",
     "val/pointing": "pointing: the maximum of the map lies in the ROI",
     "val/mass": "mass: share of the map in the ROI",
     "val/pixel_ap": "pixel AP of the map",
 }
+NO_INTERVAL = (
+    "`none`: no interval is computed for this score, or all resamplings of the patients give the same value. "
+    "`unknown`: the patients are too few for an interval."
+)
 BASELINE_NAMES = {
     "chance": "uniform map",
     "content": "uniform map on the image",
@@ -95,6 +108,8 @@ def _scores(origin: Origin | None) -> str:
     if origin is None:
         return "The student's file is of an earlier version, and does not state its scores."
     shown = [name for name in SCORES if math.isfinite(origin.scores.get(name, math.nan))]
+    are_calibrated = CALIBRATED["brier"] in shown
+    shown = [name for name in shown if not (are_calibrated and name in ("val/brier", "val/ece"))]
     suffixes = [suffix for suffix in BASELINES if any(f"{name}_{suffix}" in origin.scores for name in shown)]
     header = ["score", "value", "95 % interval", *(BASELINE_NAMES[suffix] for suffix in suffixes)]
     rows = [header, ["---"] * len(header)]
@@ -102,14 +117,21 @@ def _scores(origin: Origin | None) -> str:
         value, error = origin.scores[name], origin.scores.get(f"{name}_se", math.nan)
         interval = logit_interval(value, error)
         between = "unknown" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"
+        if f"{name}_se" not in origin.scores or is_all_equal(value, error):
+            between = "none"
         baselines = [origin.scores.get(f"{name}_{suffix}") for suffix in suffixes]
         cells = ["" if baseline is None else f"{baseline:.3f}" for baseline in baselines]
         rows.append([SCORES[name], f"{value:.3f}", between, *cells])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    calibration = "This file, of an earlier version, states no Brier score and calibration error after calibration."
+    if are_calibrated:
+        calibration = (
+            "Brier score and calibration error are of the calibrated probabilities, which the student gives; their "
+            "temperatures were fitted on these same patients."
+        )
     notes = [
         f"On the {origin.patients['val']} validation patients, after the last epoch. Intervals are over patients, for "
-        "this student alone. An AUROC of 0.5 is chance. Brier score and calibration error are of the probabilities "
-        "before calibration."
+        f"this student alone. {NO_INTERVAL} An AUROC of 0.5 is chance. {calibration}"
     ]
     if suffixes:
         notes.append(

@@ -7,16 +7,26 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mmpkd.cohort.decode import is_coloured
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
+
+# By score of `classify.score`: its name for calibrated probabilities. A training's score in `val/` is that of the
+# probabilities before calibration.
+CALIBRATED: Mapping[str, str] = {"brier": "val/brier_calibrated", "ece": "val/ece_calibrated"}
+SAMPLED = 200  # training images that are examined for colour
 
 
 @dataclass(frozen=True)
 class Origin:
     """The training of a student in numbers. It names no patient, no file, no column and no teacher's input.
 
-    scores: the metrics of the last epoch under `val/`, with standard errors and the scores of baselines.
+    scores: the metrics of the last epoch under `val/`, with standard errors and the scores of baselines; and
+        `CALIBRATED`.
+    coloured: share of the training images that are in colour; None for a student of one channel, and in files of
+        earlier versions.
     """
 
     reader: str
@@ -28,6 +38,7 @@ class Origin:
     epochs: int
     seed: int
     scores: Mapping[str, float]
+    coloured: float | None = None
 
     def dump(self) -> str:
         """Returns the values as JSON, which `load` reads."""
@@ -43,17 +54,20 @@ class Origin:
         """
         content = json.loads(text)
         names = {field.name for field in fields(cls)}
-        if not names <= content.keys():
+        if not names - {"coloured"} <= content.keys():
             return None
         kinds = {key: tuple(content[key]) for key in ("teachers", "objectives")}
-        return cls(**{name: content[name] for name in names} | kinds)
+        return cls(**{name: content[name] for name in names & content.keys()} | kinds)
 
 
-def origin_of(config: TrialConfig, store: Store, metrics: Mapping[str, float]) -> Origin:
+def origin_of(
+    config: TrialConfig, store: Store, metrics: Mapping[str, float], calibrated: Mapping[str, float]
+) -> Origin:
     """Returns the origin of a student that was trained by `config` on `store`.
 
     Args:
         metrics: the complete metrics of the last epoch.
+        calibrated: the scores of `CALIBRATED` for the probabilities that the exported student gives.
     """
     rows = {"train": store.rows("train", config.cohort.fold), "val": store.rows("val", config.cohort.fold)}
     kinds = [objective.kind for objective in config.active_objectives().values()]
@@ -66,5 +80,15 @@ def origin_of(config: TrialConfig, store: Store, metrics: Mapping[str, float]) -
         pretrained=config.student.pretrained,
         epochs=config.epochs,
         seed=config.seed,
-        scores={name: float(value) for name, value in metrics.items() if name.startswith("val/")},
+        scores={name: float(value) for name, value in metrics.items() if name.startswith("val/")}
+        | {name: float(calibrated[score]) for score, name in CALIBRATED.items()},
+        coloured=_share_in_colour(store.image_NCHW, rows["train"]),
     )
+
+
+def _share_in_colour(image_NCHW: NDArray[np.uint8], rows: NDArray[np.int64]) -> float | None:
+    """Returns the share of images in colour, from at most `SAMPLED` of the rows."""
+    if image_NCHW.shape[1] == 1:
+        return None
+    sampled = rows[:: 1 + len(rows) // SAMPLED]
+    return float(np.mean([is_coloured(image_NCHW[row].transpose(1, 2, 0)) for row in sampled]))

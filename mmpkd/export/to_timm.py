@@ -12,7 +12,7 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from mmpkd.export.comparison import difference, random_squares
 from mmpkd.export.student_file import Exported
@@ -46,7 +46,7 @@ def write_model(exported: Exported, folder: Path, to: str) -> None:
         problem = f"this student is guided: {head} computes its logits, and plain timm weights cannot hold that head"
         raise ConfigError.at("to", f"{problem}; write to=onnx or to=mlflow instead of to={to}")
     weights = {name: tensor.detach().contiguous().clone() for name, tensor in student.model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    (folder / WEIGHTS).write_bytes(save(weights, {"format": "pt"}))  # save_file hides the reason if the disk is full
     num_logits = card.tasks[-1].columns.stop
     trained_as = student.model.pretrained_cfg
     config = {

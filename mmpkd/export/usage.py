@@ -56,12 +56,17 @@ def preprocessing_of(card: Card) -> dict[str, Any]:
 
 def reading_code(card: Card) -> str:
     """Returns the Python function `read_square(path)`, which gives 1 x C x S x S float32 pixels in [0, 1] with the same
-    numbers as this package reads from the file of a picture without transparency."""
+    numbers as this package reads from the file of a picture."""
     mode, size = "L" if card.channels == 1 else "RGB", card.image_size
     lines = [
         "def read_square(path):",
         "    image = ImageOps.exif_transpose(Image.open(path))",
     ]
+    if card.depth.bits == 8:
+        lines += [
+            '    black = Image.new("RGBA", image.size, "black")  # is seen where the image is transparent',
+            '    image = Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")',
+        ]
     if card.depth.window:
         low, high = card.depth.window
         lines += [

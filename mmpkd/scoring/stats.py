@@ -140,6 +140,15 @@ def logit_interval(value: float, error: float) -> Interval:
     return Interval(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)))
 
 
+def normal_interval(value: float, error: float) -> Interval:
+    """Returns the 95 % interval of a value of any size, such as a difference of two scores, from its standard error.
+
+    It is symmetric, with `NORMAL_95` standard errors on each side. The ends are NaN if the error is unknown.
+    """
+    half = NORMAL_95 * error if np.isfinite(error) else float("nan")
+    return Interval(value, value - half, value + half)
+
+
 def weighted_mean(value_NL: Floats, weight_RN: Floats) -> Floats:
     """Returns the mean of each column under each replicate's weights. NaN values in a column are left out of its mean.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from sweep.space.space import Space, load_space
 from sweep.storage.integrity import losses_for_reader
 from sweep.storage.journal import find_damage, load_studies
 from sweep.storage.layout import SweepFolder
-from sweep.storage.losses import read_traces
+from sweep.storage.losses import listed, read_traces
 from sweep.storage.reader import END_STATES, Sweep, continue_command, read_sweep
 from sweep.storage.records import candidates, comparable
 from sweep.transfer.views import fetch
@@ -57,12 +58,16 @@ class Candidates:
         return TrialConfig.model_validate_json(record.config).model_copy(update={"cohort": self.cohort})
 
     def unknown_goals(self, rule: Mapping[str, str]) -> list[Mistake]:
-        """Returns a mistake for each goal of the command line that no trial has, by its key."""
-        return [
-            Mistake(key, f"the sweep has no score {goal!r}{near(goal, self.goals)}")
-            for key, goal in rule.items()
-            if goal and goal not in self.goals
-        ]
+        """Returns a mistake for each goal of the command line that not every complete trial has, by its key."""
+        mistakes = []
+        for key, goal in rule.items():
+            if goal and goal not in self.goals:
+                lacking = {record.number for record in candidates(self.shown) if not _has(record, goal)}
+                problem = f"the sweep has no score {goal!r}"
+                if len(lacking) < len(candidates(self.shown)):
+                    problem = f"not every complete trial has {goal} (trials {listed(lacking)} lack it)"
+                mistakes.append(Mistake(key, f"{problem}{near(goal, self.goals)}"))
+        return mistakes
 
     def refuse_losses(self) -> None:
         """Checks that the journal has lost no trial, because a rule that compares the others may choose another one.
@@ -151,13 +156,19 @@ def read_candidates(folder: SweepFolder) -> Candidates:
         raise UserError(_loss(sweep, lost))
     if not complete:
         raise UserError(f"{folder} has no complete trial yet, so there is nothing to pick; {_how_many(sweep)}")
-    further = [score for score in SCORES if all(score in record.metrics for record in complete)]
+    further = [
+        score for score in SCORES if all(math.isfinite(record.metrics.get(score, math.nan)) for record in complete)
+    ]
     goals = list(dict.fromkeys([*sweep.goals, *further]))
     repeats = space.search.repeats
     compared = with_estimates(records, space.arms, goals) if repeats == 1 else records
     shown = comparable(compared, sweep.goals, repeats)
     cohort: Any = space.raw.get("cohort")
     return Candidates(sweep, space, records, shown, goals, validate(CohortConfig, cohort, "cohort"), lost)
+
+
+def _has(record: Record, score: str) -> bool:
+    return math.isfinite(record.metrics.get(score, math.nan))
 
 
 def _loss(sweep: Sweep, lost: Sequence[str]) -> str:

@@ -137,12 +137,15 @@ def publish(folder: PickedFolder, config: str, student: Path | None, card: str, 
     staging = PickedFolder(folder.path.with_name(f".{folder.path.name}.partial"))
     shutil.rmtree(staging.path, ignore_errors=True)  # a kill may have left it
     target = folder if folder.path.exists() else staging
-    target.path.mkdir(parents=True, exist_ok=True)
-    if student is not None:
-        os.replace(student, target.student)
-    elif replace:
-        target.student.unlink(missing_ok=True)
-    write_atomically(target.config, config)
-    write_atomically(target.card, card)
-    if target is staging:
-        os.replace(staging.path, folder.path)
+    try:
+        target.path.mkdir(parents=True, exist_ok=True)
+        if student is not None:
+            os.replace(student, target.student)
+        elif replace:
+            target.student.unlink(missing_ok=True)
+        write_atomically(target.config, config)
+        write_atomically(target.card, card)
+        if target is staging:
+            os.replace(staging.path, folder.path)
+    finally:
+        shutil.rmtree(staging.path, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import join, quote
@@ -43,7 +44,7 @@ def hand_out(
     config, number = trials.config_of(picked.trial), picked.trial.number
     text, training = dump_trial(config), options["train"] == "true"
     replace = options["replace"] == "true" and target.path.exists()
-    copy = target.path.with_name(f".{target.path.name}.{STUDENT}.partial")
+    copy = target.path.with_name(f".{target.path.name}.copy.partial") / STUDENT
     with alone_in(target.path.parent):
         try:
             exported = _copied(trials.sweep.folder, number, config, copy, training, console)
@@ -58,10 +59,11 @@ def hand_out(
                 exported = _read(target.student, target.student, config, number, training, console)
             publish(target, text, student, card_of(trials, picked, config, exported), replace)
         finally:
-            copy.unlink(missing_ok=True)
+            shutil.rmtree(copy.parent, ignore_errors=True)
     if exported is None and training:
-        train.main(target.training_words(_cache_of(trials)))
-        adopt_trained(target, config)
+        with alone_in(target.path):
+            train.main(target.training_words(_cache_of(trials)))
+            adopt_trained(target, config)
         console.print(f"the student is moved to {target.student}", soft_wrap=True)
         exported = read_student(target.student, config, number, "run the same command again")
         publish(target, text, None, card_of(trials, picked, config, exported), replace=False)
@@ -123,13 +125,13 @@ def _say_what_next(
     trials: Candidates, trial: Record, target: PickedFolder, trained: bool, command: str, console: Console
 ) -> None:
     def line(text: str) -> None:
-        console.print(text, soft_wrap=True)
+        console.print(text, soft_wrap=True)  # a command can be copied as one line
 
     names = ", ".join(path.name for path in (target.config, target.student, target.card) if path.is_file())
     line(f"\nfiles in {target.path}: {names}")
     if not trained:
-        line(f"{NOT_KEPT}; this trains exactly the same one, and train=true does it here:")
-        line(f"(the training took {duration(trial.seconds)} in the sweep)")
+        took = f"training it took {duration(trial.seconds)} in the sweep"
+        console.print(f"{NOT_KEPT}; {took}. This trains exactly the same one, and train=true does it here:")
         line(f"  {join(['python', '-m', 'mmpkd.train', *target.training_words(_cache_of(trials))])}")
         line("then this takes it over:")
         line(f"  {command}")

@@ -12,7 +12,8 @@ from sweep.picking.candidates import Candidates
 from sweep.reports.choosing import choices_in_words, optimism, supervision
 from sweep.reports.console import with_error
 from sweep.reports.details import PLAIN
-from sweep.selection import ONE_ERROR, Choice, Selection, best_first
+from sweep.selection import ONE_ERROR, ROUNDING, Choice, Selection, best_first, error_of
+from sweep.storage.losses import listed
 from sweep.storage.records import best_of, candidates, choice_of, compared_metric
 from sweep.types import Record
 
@@ -65,8 +66,8 @@ def neighbours(trials: Candidates, picked: Pick) -> Table:
         marks.setdefault(best.number, []).append(f"best {goal}")
     baseline = best_of([record for record in ordered if record.arm == BASELINE_ARM], picked.rule)
     if baseline is not None:
-        marks.setdefault(baseline.number, []).append(f"best of {BASELINE_ARM}")
-    marks.setdefault(picked.trial.number, []).insert(0, "this one")
+        marks.setdefault(baseline.number, []).append(f"best of arm {BASELINE_ARM}")
+    marks.setdefault(picked.trial.number, []).insert(0, "picked")
     eligible = {record.number for record in picked.choice.eligible}
     goals = [*dict.fromkeys([*picked.rule.goals, *trials.sweep.goals])]
     table = Table("trial", "arm", *goals, "", **PLAIN)
@@ -92,37 +93,77 @@ def reasons(trials: Candidates, picked: Pick) -> list[str]:
     """
     trial, rule, choice = picked.trial, picked.rule, picked.choice
     name, num_compared = f"trial {trial.number} of arm {trial.arm}", len(candidates(trials.shown))
-    lines = []
+    lines, because = [], f"{name} is picked because it"
     if picked.by_number:
         same = choice.trial.number == trial.number
-        lines.append(
-            f"{name} is picked by its number; the best {rule} is {'it' if same else f'trial {choice.trial.number}'}"
-        )
+        picks = "picks it too" if same else f"picks trial {choice.trial.number}"
+        lines.append(f"{name} is picked because its number is given; the rule of the sweep ({rule}) {picks}")
+    elif num_compared == 1:
+        lines.append(f"{because} is the only complete trial")
     elif choice.best is None:
-        lines.append(f"{name} has the best {rule.maximize} of {num_compared} complete trials")
+        lines.append(f"{because} has the best {rule.maximize} of {num_compared} complete trials")
     else:
         assert rule.of is not None
         limit = f"{rule.of} is within {choice.tolerance:.3f} of the best, {with_error(choice.best, rule.of)} of trial "
         limit += str(choice.best.number)
         if len(choice.eligible) == 1:
             alone = f"and no other of {num_compared} complete trials is within {choice.tolerance:.3f} of it"
-            lines.append(f"{name} has the best {rule.of}, {with_error(trial, rule.of)}, {alone}")
+            lines.append(f"{because} has the best {rule.of}, {with_error(trial, rule.of)}, {alone}")
         else:
             within = f"the {len(choice.eligible)} of" if len(choice.eligible) < num_compared else "all"
             lines.append(
-                f"{name} has the best {rule.maximize} of {within} {num_compared} complete trials whose {limit}"
+                f"{because} has the best {rule.maximize} of {within} {num_compared} complete trials whose {limit}"
             )
         if rule.within == ONE_ERROR and choice.tolerance:
             lines.append(f"{choice.tolerance:.3f} is {_kind_of_error(choice.best)} of that best score")
         elif rule.within == ONE_ERROR:
             lines.append("the standard error of that best score is unknown, so only trials that equal it are compared")
+        lines += _small_limit(trials, picked)
     if compared_metric(trials.shown, rule.maximize) != rule.maximize:
         lines.append("estimated means are compared where there are any, and not the observed scores")
     lines += [f"warning: the sweep's journal has lost trials, and {line}" for line in trials.lost]
-    lines += [f"warning: {line}" for line in supervision(rule)]
+    lines += [f"warning: {line}" for line in [*not_told_apart(trials, picked), *supervision(rule)]]
     if trial.control:
         lines.append(f"warning: the outputs of its teachers {trial.control} are shuffled: it is a control")
     return [*lines, *luck(trials, picked)]
+
+
+def not_told_apart(trials: Candidates, picked: Pick) -> list[str]:
+    """Returns a line that names the trials whose scores do not differ from that of the picked trial by more than a
+    standard error, in the goal that has decided. The error is that of `console.resolution`.
+    """
+    trial, choice = picked.trial, picked.choice
+    alone = picked.by_number or choice.best is None or len(choice.eligible) == 1
+    others = candidates(trials.shown) if alone else choice.eligible
+    goal = (not picked.by_number and len(choice.eligible) == 1 and picked.rule.of) or picked.rule.maximize
+    metric = compared_metric(trials.shown, goal)
+    floor = max(error_of(trial, goal) or 0.0, _planned_error(trials, goal), ROUNDING)
+    near = {
+        other.number
+        for other in others
+        if abs(other.metrics[metric] - trial.metrics[metric]) <= max(floor, error_of(other, goal) or 0.0)
+    } - {trial.number}
+    if not near:
+        return []
+    who, differ = (f"trials {listed(near)}", "differ") if len(near) > 1 else (f"trial {listed(near)}", "differs")
+    return [f"{goal} does not tell trial {trial.number} from {who}, which {differ} by no more than a standard error"]
+
+
+def _small_limit(trials: Candidates, picked: Pick) -> list[str]:
+    """Returns a line if one standard error of the best score is much smaller than the error that the plan states for
+    this number of patients, as it is near a score of 1.
+    """
+    rule, planned = picked.rule, _planned_error(trials, picked.rule.of or "")
+    if rule.within != ONE_ERROR or 2 * picked.choice.tolerance >= planned:
+        return []
+    why = f"by the plan, so few patients give a standard error of {planned:.3f}, and less only near a score of 1"
+    return [f"{why}; within={planned:.3f} also compares trials that may be as good on other patients"]
+
+
+def _planned_error(trials: Candidates, goal: str) -> float:
+    """Returns the standard error of an AUROC that the plan states, or 0 if it states none or the goal is another."""
+    price = trials.sweep.plan.get("price") or {}
+    return (price.get("auroc_error") or 0.0) if goal.startswith("val/auroc") else 0.0
 
 
 def _kind_of_error(best: Record) -> str:

@@ -51,6 +51,21 @@ def expected_front(trials: float, goals: int) -> float:
     return float(np.sum(maxima / np.arange(1, count + 1)))
 
 
+def expected_behind(trials: float, goals: int, width: int) -> float:
+    """Returns the expected number of trials behind the Pareto front of one or two independent goals that fewer than
+    `width` others dominate.
+
+    With one goal these are the best without the first. With two goals, fewer than `width` of the j - 1 trials that are
+    better in the first goal than the j-th are better in the second with probability min(1, width/j), because its rank
+    in the second goal among these j is uniform. The front is the case of a width of 1.
+    """
+    count = max(round(trials), 1)
+    if goals == 1:
+        return float(min(width, count) - 1)
+    ranks = np.arange(1, count + 1)
+    return float(np.sum(np.minimum(1, width / ranks) - 1 / ranks))
+
+
 def expected_maximum(draws: int) -> float:
     """Returns the expected maximum of independent draws from the standard normal distribution.
 

@@ -19,8 +19,9 @@ from mmpkd.probe import Cost, StandIn
 from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
 from sweep.pareto import NUM_BEST
 from sweep.plan.dealing import deal_trials, luck_warnings
-from sweep.plan.expectations import auroc_error, expected_epochs, expected_front, validation_folds
+from sweep.plan.expectations import auroc_error, expected_behind, expected_epochs, expected_front, validation_folds
 from sweep.plan.packing import Packing
+from sweep.selection import rule_of
 from sweep.space.draw import branches, count_branches
 from sweep.space.search_config import Equal
 from sweep.space.space import Space
@@ -94,14 +95,14 @@ class Price:
         at_a_time = f"{self.slots} trial{'s' * (self.slots != 1)} at a time"
         shared = "the number of trials" if self.equal == "trials" else "the device-hours"
         lines = [
-            f"price: about {_clock(self.wall_hours * 3600)}, {at_a_time}",
-            f"  {self.hours:.3g} device-hours for {total} trials at full length{_stopped(self)}; "
-            f"{self.num_steps} steps timed",
+            f"price: about {_clock(self.wall_hours * 3600)}, {at_a_time}, from {self.num_steps} timed training steps",
+            f"  {self.hours:.3g} device-hours for {total} trials at full length{_stopped(self)}",
+            "  (a device-hour is an hour of a whole GPU or, without a GPU, of a core)",
             "  starting Ray and workers, some seconds each, and fitting teachers come on top",
             f"  arms share {shared} (search.equal={self.equal}); each gets:",
             *(
-                f"    {arm.arm}: {arm.trials} trials of {_span(arm.low, arm.high)} device-seconds, "
-                f"{arm.hours:.3g} device-hours{_stopped(arm)}"
+                f"    {arm.arm}: {arm.trials} trials, {arm.hours:.3g} device-hours{_stopped(arm)}; "
+                f"{_span(arm.low, arm.high)} s of a device for a trial"
                 for arm in self.arms
             ),
             f"  fitting teachers: {_clock(self.teacher_seconds)} once (0 s if cached), not included above",
@@ -153,7 +154,8 @@ def compute_price(
         complete += count * part
     hours, hours_halving = sum(arm.hours for arm in arms), sum(arm.hours_halving for arm in arms)
     largest = max(costs, key=lambda cost: cost.memory_bytes)
-    checkpoints = slots + min(expected_front(complete, len(goals)) + NUM_BEST - 1, complete)  # the best is on the front
+    behind = expected_behind(complete, len(rule_of(search.select).goals), NUM_BEST)
+    checkpoints = slots + min(expected_front(complete, len(goals)) + behind, complete)
     error = auroc_error(store, example.cohort.fold, search.repeats)
     return Price(
         arms=tuple(arms),
@@ -253,17 +255,16 @@ def _warnings(
         if arm.trials * affordable < MIN_BRANCH_TRIALS * ways and free:
             plural = f"{ways} branches of up to {free} dimensions" if ways > 1 else f"{free} dimensions"
             warnings.append(
-                f"arm {arm.arm}: the search of {plural} is a first look, with about "
-                f"{arm.trials * affordable:.0f} of the {MIN_BRANCH_TRIALS * ways} trials that are advisable "
-                f"({MIN_BRANCH_TRIALS} for each branch)"
+                f"arm {arm.arm}: about {arm.trials * affordable:.0f} trials give only a first impression of {plural}; "
+                f"{MIN_BRANCH_TRIALS * ways} are advisable ({MIN_BRANCH_TRIALS} for each branch)"
             )
     folds = validation_folds(store, example.cohort.fold, space.search.repeats)
     error = auroc_error(store, example.cohort.fold, space.search.repeats)
     if error > MAX_AUROC_ERROR:
         patients = sum(len(np.unique(store.patient_N[store.rows("val", fold)])) for fold in folds)
         warnings.append(
-            f"{patients} validation patients give AUROC a standard error of about {error:.3f}: "
-            f"trials closer than {2 * error:.2f} cannot be told apart"
+            f"{patients} validation patients give an AUROC of 0.75 a standard error of about {error:.3f} (less near "
+            f"1): two such trials that are closer than {2 * error:.2f} cannot be told apart"
         )
     rows_of_folds = [store.rows("val", fold) for fold in folds]
     rarer_FK = np.array(

@@ -186,9 +186,10 @@ def _groups(compared: Sequence[Record], goal: str) -> Iterator[tuple[Floats, flo
 
 def choices_in_words(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
     """Returns a line for each goal that states how far the best score is expected to be too high, and whether estimates
-    or observed scores are compared.
+    or observed scores are compared. Where observed scores are compared, a last line gives the reasons.
     """
     compared, lines = candidates(records), []
+    without_model: dict[str, list[str]] = {}  # goals by the arms in which their scores have no estimates
     for goal in goals:
         best = best_of(records, goal)
         if best is None or len(compared) < 2:
@@ -210,11 +211,27 @@ def choices_in_words(records: Sequence[Record], goals: Sequence[str]) -> list[st
             count = sum(f"{goal}_seed_se" in record.metrics for record in compared)
             lines.append(f"{subject}, the best of {count} means over seeds, is expected to be {amount}")
         else:
-            lines.append(
-                f"{subject}, the best of {len(compared)}, is expected to be up to {amount}; observed scores are "
-                f"compared, {reason}"
-            )
+            lines.append(f"{subject}, the best of {len(compared)}, is expected to be up to {amount}")
+            without_model.setdefault(without, []).append(goal)
+    if without_model:
+        reasons = "; ".join(f"{' and '.join(of_goals)} in {arms}" for arms, of_goals in without_model.items())
+        lines.append(f"observed scores are compared, because no model predicts them well enough: {reasons}")
     return lines
+
+
+def how_to_read(auroc_error: float | None) -> str:
+    """Returns a sentence that tells the numbers apart that a summary states about the certainty of its scores.
+
+    Args:
+        auroc_error: standard error of AUROC that the plan states, or None.
+    """
+    text = "± is the standard error of one trial's score over validation patients; luck is what choosing the best adds"
+    if auroc_error is not None:
+        text += (
+            f"; the plan's {auroc_error:.3f} is the standard error of an AUROC of 0.75 (near 1 it is smaller), "
+            f"and AUROCs closer than twice that, {2 * auroc_error:.2f}, cannot be told apart"
+        )
+    return text
 
 
 def image_blind_verdict(records: Sequence[Record], goals: Sequence[str]) -> list[str]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from shlex import quote
 from typing import Any
 
 from rich.console import Console
 
-from mmpkd.command import wrapped
+from mmpkd.command import command_lines, table_lines, wrapped
 from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import is_all_equal
 from sweep.reports.arms import ArmTotals, arms_table
-from sweep.reports.choosing import choices_in_words, image_blind_verdict, supervision, with_estimate
+from sweep.reports.choosing import choices_in_words, how_to_read, image_blind_verdict, supervision, with_estimate
+from sweep.reports.details import duration
+from sweep.reports.page.commands import pick_command, storage_of
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
-from sweep.selection import Selection, best_first, error_of, rule_of
+from sweep.selection import Selection, best_first, error_of, rule_of, score_in_words
 from sweep.storage.layout import BEST, SweepFolder
 from sweep.storage.records import (
     IMAGE_BLIND,
@@ -30,7 +32,6 @@ from sweep.storage.records import (
 from sweep.types import Record
 
 TEACHER_COLUMN = "teacher, on validation"
-LEAST_SHOWN = 0.0005  # a smaller standard error would be shown as 0.000
 ALL_EQUAL = "the score is the same whichever validation patients are drawn, so it has no standard error"
 
 
@@ -64,16 +65,18 @@ def print_summary(
         for line in front_lines(records, arms, goals, select, console.width):
             console.print(line, highlight=False, soft_wrap=True)
     blind = [*image_blind_scores(records, goals), *image_blind_verdict(records, goals)]
-    for line in [*choices_in_words(records, goals), *blind]:
+    choices = choices_in_words(records, goals)
+    for line in [*choices, *([how_to_read(auroc_error)] if choices else []), *blind]:
         console.print(line, highlight=False)
     best = picked(records, select)
     if states["complete"] and best is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
-    if best and f"{rule_of(select).maximize}_estimate" in best.metrics and not folder.keeps_checkpoints(best.number):
+    is_estimated = best and any(f"{goal}_estimate" in best.metrics for goal in rule_of(select).goals)
+    if best and is_estimated and not folder.keeps_checkpoints(best.number):
         # A trial keeps its student only if its observed scores are among the best when it ends.
         console.print(
-            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again: "
-            f"python -m mmpkd.train config={quote(str(folder.best))}",
+            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again "
+            f"({duration(best.seconds)} in the sweep): python -m mmpkd.train config={quote(str(folder.best))}",
             highlight=False,
             soft_wrap=True,
         )
@@ -85,10 +88,9 @@ def print_summary(
     written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
     console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
     if best:
-        parent = replace(folder.shared, path=folder.shared.path.removesuffix(f"/{folder.name}"))
-        out = " out=DIR" * (folder.address is not None)
-        take = f"python -m sweep.pick {folder.name} storage={quote(str(parent))} trial={best.number}{out}"
-        console.print(f"take a student, with its model card:\n  {take}", highlight=False, soft_wrap=True)
+        take = pick_command(folder.name, storage_of(folder), f"trial={best.number}")
+        lines = ["take a student, with its model card:", *command_lines(take)]
+        console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def front_lines(
@@ -107,14 +109,11 @@ def front_lines(
     marks = {record.number: BEST if record is chosen and is_marked else "" for record in front}
     others = off_front(records, arms, goals, select)
     marks |= {record.number: off_front_label(record, records, select) for record in others}
-    heads = ["trial", "arm", *goals]
-    rows = [
-        [str(record.number), record.arm, *(with_error(record, goal) for goal in goals)] for record in [*front, *others]
-    ]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    heads, *rows = [[cell.ljust(size) for cell, size in zip(row, widths, strict=True)] for row in [heads, *rows]]
-    lines = ["Front", *wrapped("  ".join(heads), width)]
-    for record, row in zip([*front, *others], rows, strict=True):
+    shown = [*front, *others]
+    rows = [[str(record.number), record.arm, *(with_error(record, goal) for goal in goals)] for record in shown]
+    head, *table = table_lines(["trial", "arm", *goals], rows, sys.maxsize)
+    lines = ["Front", *wrapped(head, width)]
+    for record, row in zip(shown, table, strict=True):
         estimates = [f"{goal} {with_estimate(record, goal, '')}" for goal in goals]
         teachers = teachers_in_words(record)
         below = [
@@ -123,8 +122,7 @@ def front_lines(
             f"{TEACHER_COLUMN}: {teachers}" if teachers else "",
             sampled(record),
         ]
-        lines += wrapped("  ".join(row), width)
-        lines += [line for text in below if text for line in wrapped(text, width, " " * (widths[0] + 2))]
+        lines += [*wrapped(row, width), *(line for text in below if text for line in wrapped(text, width, " " * 7))]
     footnote = f"all equal: {ALL_EQUAL}"
     return lines + wrapped(footnote, width) * any("(all equal)" in line for line in lines)
 
@@ -184,19 +182,13 @@ def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[
 
 
 def with_error(record: Record, goal: str) -> str:
-    """Returns a score and its standard error, such as '0.912 ± 0.031'.
+    """Returns a score with its standard error, if it can have one; see `score_in_words`.
 
     The standard error of a trial is over validation patients, and that of a mean over seeds is over patients and seeds
-    (see `records.error_of_mean`). If it is unknown, the text says '1.000 (all equal)', where every resampling of the
-    patients gives this score, or else '0.750 ± ?'.
+    (see `records.error_of_mean`).
     """
-    score = f"{record.metrics[goal]:.3f}"
-    if f"{goal}_se" not in record.metrics:
-        return score
-    error = error_of(record, goal)
-    if error is None:
-        return f"{score} (all equal)" if _is_all_equal(record, goal) else f"{score} ± ?"
-    return f"{score} ± {error:.3f}" if error >= LEAST_SHOWN else f"{score} ± <0.001"
+    score, error = record.metrics[goal], record.metrics.get(f"{goal}_se")
+    return f"{score:.3f}" if error is None else score_in_words(score, error)
 
 
 def _is_all_equal(record: Record, goal: str) -> bool:

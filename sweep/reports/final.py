@@ -9,7 +9,7 @@ from typing import Final
 
 from rich.console import Console
 
-from mmpkd.command import warn
+from mmpkd.command import command_lines, warn
 from sweep import interrupt
 from sweep.front_files import spool_files
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
@@ -33,9 +33,9 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     assert planned.example is not None
     folder, goals = options.folder, planned.goals
     with interrupt.deferred():
-        snapshot = snapshot_of(search, goals, folder, planned.example.cohort)
+        snapshot = snapshot_of(search, goals, folder, planned.example.cohort, options.command)
         results = patiently(lambda: write_results(snapshot), folder.report)
-        _spool_end(search, planned, summarize(snapshot, results.shown, options.command), spool)
+        _spool_end(search, planned, summarize(snapshot, results.shown), spool)
     config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
     done = at_limit or not search.remaining_trials
     warn(search.take_warnings(), console)
@@ -92,7 +92,7 @@ def _reasons(search: Search, command: str) -> list[str]:
     elif search.remaining_trials:
         lines += [
             f"{search.remaining_trials} trials to go; this continues the sweep, each trial from its last checkpoint:",
-            f"  {command}",
+            *command_lines(command),
         ]
     elif search.state.plateau.reached(search.exhausted):
         lines += [

@@ -1,16 +1,11 @@
 """Writes the results of a sweep: the tables of trials and epochs, best.yaml and the report.
 
-The driver writes them when it ends. While it runs, it has them written at intervals by `python -m
-sweep.reports.results`, a process of its own: a model of thousands of trials and a page of as many curves take many
-seconds, in which the driver could do nothing else. The process gets a copy of the driver's records (`Snapshot`) on its
-standard input.
+The driver writes them when it ends. While it runs, it has them written at intervals by a process of its own; see
+`sweep/interim.py`.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +17,7 @@ from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
 from sweep.reports.arms import ArmTotals, totals_by_arm
 from sweep.reports.choosing import with_estimates
+from sweep.reports.page.commands import storage_of
 from sweep.reports.page.ended import ended
 from sweep.reports.page.page import write_report
 from sweep.reports.tables import write_tables
@@ -48,6 +44,8 @@ class Snapshot:
         remaining: the number of trials that have not ended.
         time: when the copy was made, in seconds since 1970.
         store: folder of the prepared cohort.
+        storage: folder or address of all sweeps, which commands in the report name.
+        command: the command line that continues the sweep.
     """
 
     folder: SweepFolder
@@ -62,6 +60,8 @@ class Snapshot:
     remaining: int
     time: float
     store: str
+    storage: str
+    command: str = ""
 
     @property
     def progress(self) -> str:
@@ -84,7 +84,9 @@ class Results:
     best: Record | None
 
 
-def snapshot_of(search: Search, goals: Sequence[str], folder: SweepFolder, cohort: CohortConfig) -> Snapshot:
+def snapshot_of(
+    search: Search, goals: Sequence[str], folder: SweepFolder, cohort: CohortConfig, command: str = ""
+) -> Snapshot:
     """Copies the records of a search."""
     records = search.records()
     return Snapshot(
@@ -100,6 +102,8 @@ def snapshot_of(search: Search, goals: Sequence[str], folder: SweepFolder, cohor
         remaining=search.remaining_trials,
         time=time.time(),
         store=search.places["store"],
+        storage=storage_of(folder if folder.address else SweepFolder(folder.path.absolute())),
+        command=command,
     )
 
 
@@ -132,8 +136,8 @@ def write_results(snapshot: Snapshot, running: bool = False, check: Callable[[],
     error = planned_error(folder)
     check()
     arms = list(snapshot.arms)
-    at_end = None if running else ended(folder, snapshot.store, shown, arms, select)
-    write_report(folder, shown, arms, goals, select, error, snapshot.totals, note, at_end)
+    at_end = None if running else ended(folder, snapshot.store, shown, arms, goals, select)
+    write_report(folder, shown, arms, goals, select, error, snapshot.totals, note, at_end, snapshot.storage)
     return Results(shown, best)
 
 
@@ -145,29 +149,3 @@ def planned_error(folder: SweepFolder) -> float | None:
         error: float | None = (folder.read_plan().get("price") or {}).get("auroc_error")
         return error
     return None
-
-
-def main(driver: int) -> None:
-    """Writes the results of the snapshot on standard input, and prints the seconds of processor time that this took. If
-    it fails, prints the reason in a line on standard error and ends with status 1.
-
-    Args:
-        driver: process id of the driver, which has started this process.
-    """
-
-    def stop_without_driver() -> None:
-        if os.getppid() != driver:  # the next driver may write newer results
-            sys.exit("the driver has ended")
-
-    os.nice(10)
-    try:
-        write_results(pickle.load(sys.stdin.buffer), running=True, check=stop_without_driver)
-    except OSError as error:
-        sys.exit(f"{error.filename2 or error.filename or 'a file'} cannot be written ({error.strerror})")
-    except Exception as error:  # its text may quote a table, and everybody who sees the folder reads the reason
-        sys.exit(f"{type(error).__name__}, a bug in this program")
-    print(time.process_time())
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

@@ -53,6 +53,28 @@ def teacher_warnings(records: Sequence[Record], arms: Sequence[str]) -> list[str
     return lines
 
 
+def students_above_teachers(records: Sequence[Record], arms: Sequence[str]) -> list[str]:
+    """Returns a remark for each arm whose best trial by AUROC scores above all its teachers on the same validation
+    patients. Arms with shuffled teachers are left out.
+    """
+    lines = []
+    for arm in arms:
+        of_arm = [each for each in records if each.arm == arm and each.state == "complete" and not each.control]
+        best = max(of_arm, key=lambda each: each.metrics.get(AUROC, -math.inf), default=None)
+        if best is None or best.reference:
+            continue
+        scores = {name: quality.get(TEACHER_AUROC, math.nan) for name, quality in by_teacher(best.metrics).items()}
+        below = [name for name, auroc in scores.items() if auroc < best.metrics.get(AUROC, math.nan)]
+        if below and len(below) == len(scores):
+            names = " and ".join(f"{name!r} ({scores[name]:.3f})" for name in below)
+            lines.append(
+                f"arm {arm}: the student of trial {best.number} has a higher {AUROC} than its "
+                f"teacher{'s' * (len(below) > 1)} {names}; it also "
+                "learns from images and labels, so this may be true, but it may be the luck of the best of several"
+            )
+    return lines
+
+
 def _best_of(arm: str, records: Sequence[Record]) -> Mapping[str, tuple[Mapping[str, float], str]]:
     """Returns the scores and the kind of each teacher of an arm. For each teacher they come from the trial of the arm
     in which this teacher has its highest validation AUROC.

@@ -2,11 +2,12 @@
 report written at intervals.
 
 Ray Tune's loop only notes what there is to show, in `tick`. A thread writes the status file and starts the process that
-writes the results (`results.py`), so that slow storage delays neither trials nor proposals.
+writes the results (`sweep/interim.py`), so that slow storage delays neither trials nor proposals.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -27,7 +28,7 @@ from sweep.driver_status import HEARTBEAT_SECONDS, MAX_TRIALS, DriverStatus, Tri
 from sweep.reports.progress import Progress, TimeLeft
 from sweep.reports.results import Snapshot, snapshot_of
 from sweep.search.searcher import Search
-from sweep.storage.layout import SweepFolder
+from sweep.storage.events import Spool, SweepSummarized
 from sweep.tracking.mlflow import Tracker
 
 STATUS_SECONDS: Final = 5.0  # least time between two writes of the status file
@@ -43,11 +44,13 @@ class ResultsWriter:
         written: when the records were copied from which the results were last written, in seconds since 1970; None if
             they have not been written yet.
         trouble: why the results could not be written at the last attempt; empty if they could.
+        summary: the summary of the results that were last written, for the tracking server.
     """
 
     def __init__(self) -> None:
         self.written: float | None = None
         self.trouble = ""
+        self.summary: SweepSummarized | None = None
         self._lock = threading.Lock()
         self._waiting: Snapshot | None = None  # the copy that is written next
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,7 +101,7 @@ class ResultsWriter:
             pickle.dump(snapshot, copy)
             copy.seek(0)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sweep.reports.results", str(os.getpid())],
+                [sys.executable, "-m", "sweep.interim", str(os.getpid())],
                 stdin=copy,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,  # both are a few lines, which are read when the process has ended
@@ -109,7 +112,9 @@ class ResultsWriter:
     def _note_end(self, process: subprocess.Popen[bytes]) -> None:
         output, errors = process.communicate()
         if process.returncode == 0:
-            self.written, self.trouble, self._cpu_seconds = self._copied, "", float(output.split()[-1])
+            content = json.loads(output.splitlines()[-1])
+            self.summary = SweepSummarized(**content["summary"])
+            self.written, self.trouble, self._cpu_seconds = self._copied, "", content["seconds"]
         else:
             lines = errors.decode(errors="replace").strip().splitlines()
             self.trouble = lines[-1] if lines else f"their process ended with status {process.returncode}"
@@ -121,8 +126,9 @@ class Watch:
     As a context manager it keeps the status file fresh from its entry to its exit.
     """
 
-    def __init__(self, search: Search, tracker: Tracker, folder: SweepFolder, cohort: CohortConfig):
-        self._search, self._tracker, self._folder, self._cohort = search, tracker, folder, cohort
+    def __init__(self, search: Search, tracker: Tracker, spool: Spool, cohort: CohortConfig, command: str):
+        self._search, self._tracker, self._cohort, self._command = search, tracker, cohort, command
+        self._spool, self._folder = spool, spool.folder
         now = time.time()
         self._status = DriverStatus(this_driver(), began=now, time=now)
         self._written_status: DriverStatus | None = None  # what the file shows
@@ -130,6 +136,7 @@ class Watch:
         self._spent_before = search.state.ledger.total
         self._writer = ResultsWriter()
         self._writer_trouble = ""  # as it was last shown
+        self._summary: SweepSummarized | None = None  # the last one in the spool, of this driver
         self._progress = (len(search.finished), search.state.ledger.total)  # of the results that were last written
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
@@ -168,7 +175,11 @@ class Watch:
         progress = (len(self._search.finished), self._search.state.ledger.total)
         if self._writer.is_due and (progress != self._progress or self._writer.trouble):
             self._progress = progress
-            self._writer.write(snapshot_of(self._search, self._search.goals, self._folder, self._cohort))
+            search = self._search
+            self._writer.write(snapshot_of(search, search.goals, self._folder, self._cohort, self._command))
+        if (summary := self._writer.summary) and summary is not self._summary and summary.is_news(self._summary):
+            self._summary = summary
+            self._spool.append(summary)
         if (trouble := self._writer.trouble) and trouble != self._writer_trouble:
             minutes = self._writer.interval / 60
             self._search.warn(f"tables and report were not written: {trouble}; tried again every {minutes:.0f} min")

@@ -100,11 +100,12 @@ class SweepState:
         self.interrupted: list[int] = []
         self.awaiting_seeds: dict[int, Proposal] = {}
         # References have a front of their own, so that none of them displaces a trial that can be chosen.
-        select = self.goals.index(rule_of(space.search.select).maximize)
+        select = [self.goals.index(goal) for goal in rule_of(space.search.select).goals]
         self._contenders = {is_reference: Contenders(select) for is_reference in (False, True)}
         self._reported: dict[int, Reported] = defaultdict(Reported)  # by number, as the spool has it
         self._announced: set[int] = set()  # numbers of trials with a TrialStarted event in the spool
         self._lost = set(lost)
+        self._keeps_all = space.search.keep == "all"
         for proposal, values in known:  # before this sweep's own trials, as when the sweep began
             self.samplers.add_trial(proposal, values)
         self._restore()
@@ -256,7 +257,8 @@ class SweepState:
     def _settle(self, record: Record) -> dict[int, Values | None]:
         """Adds a finished trial to the sweep's results, and deletes the checkpoints that are no longer needed.
 
-        A trial keeps its checkpoints if it is on the front or among the best by `search.select`, or may become so.
+        A trial keeps its checkpoints if it is on the front or near the choice of `search.select` (see
+        `pareto.Contenders`), or may become so. With `search.keep=all` every complete trial keeps them.
 
         Returns:
             The number of the configuration that the trial settles, mapped to the values that the sampler learns from
@@ -285,5 +287,6 @@ class SweepState:
             if learned is not None:
                 self._imputation.add_values(arm, learned)
         for needless_number in needless:
-            self._folder.delete_checkpoints(needless_number)
+            if not (self._keeps_all and self.finished[needless_number].state == "complete"):
+                self._folder.delete_checkpoints(needless_number)
         return settled

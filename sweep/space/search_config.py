@@ -98,6 +98,7 @@ class SearchConfig(Strict):
     warm_start: WarmStart = None  # name or folder of a sweep of the same cohort; samplers learn its results
     points: tuple[Point, ...] = ()  # tried first: {arm: NAME, path of a leaf: value}; other leaves are sampled
     repeats: Positive = 1  # number of seeds that a configuration needs to enter the front
+    keep: Literal["best", "all"] = "best"  # the complete trials whose students are kept
     early_stopping: Annotated[EarlyStopping | None, FalseToNone] = EarlyStopping()  # false or null switches it off
     # A number or 'auto', which measures it; a device is a GPU or, without GPUs, all cores of a machine. With GPUs it is
     # 'auto' unless this key or `gpus` is set: see `wanted_per_device` in `sweep/cluster.py`.

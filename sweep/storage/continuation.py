@@ -15,12 +15,14 @@ from mmpkd.types import UserError
 from sweep.space.space import Space, dump_space
 from sweep.storage.layout import SweepFolder
 
-# The number of trials, their parallelism, the place of the data and when checkpoints are written change no trial.
+# The number of trials, their parallelism, the place of the data, and which checkpoints are written or kept change no
+# trial.
 # Whether another root holds the same data is checked by `refuse_other_data`.
 CHANGEABLE_LEAVES: Final = (
     "cohort.root",
     *(f"search.{name}" for name in ("trials", "budget_device_hours", "deadline", "plateau")),
     *(f"search.{name}" for name in ("cpus", "gpus", "trials_per_device", "at_a_time", "max_failures")),
+    "search.keep",
     *TrialConfig.INERT,
 )
 # Trials that differ in one of these leaves or in the cohort cannot be compared, so even extend=true forbids a change.

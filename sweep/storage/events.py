@@ -18,6 +18,9 @@ from mmpkd.machine.checksums import DamagedError, objects_in, sealed, unsealed
 from sweep.patience import GrowingFile
 from sweep.storage.layout import SweepFolder
 
+GROWTH: Final = 1.1  # a summary is written again when more than so many times as many trials have ended
+DEVICE_HOURS: Final = "device_hours"  # the metric of a summary that states the cost, which grows all the time
+
 # Every event has the time at which it was appended, in seconds since 1970. Fields with a default were not written by
 # earlier versions.
 
@@ -143,6 +146,14 @@ class SweepSummarized:
     metrics: Mapping[str, float]
     marks: Mapping[str, Mapping[str, str]]
     time: float = field(default=0.0, kw_only=True)
+
+    def is_news(self, before: SweepSummarized | None) -> bool:
+        """Returns whether this summary is worth its bytes in the spool, given the summary before it: other trials are
+        the best or on the front, a best score has changed, or a tenth more trials have ended.
+        """
+        if before is None or self.ended > before.ended * GROWTH or self.marks != before.marks:
+            return True
+        return any(before.metrics.get(name) != value for name, value in self.metrics.items() if name != DEVICE_HOURS)
 
 
 @dataclass(frozen=True)

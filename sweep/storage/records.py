@@ -222,13 +222,18 @@ def picked(records: Sequence[Record], select: str | Selection) -> Record | None:
 
 def image_blind_scores_of(record: Run, goal: str) -> dict[str, float]:
     """Returns the scores that maps which ignore the image reach by a goal on the same patients, by the name of the map
-    in `IMAGE_BLIND`. There are none for a goal that scores no map.
+    in `IMAGE_BLIND`. There are none for a goal that scores no map. A map that avoids the padding is left out where it
+    scores as chance does, because the images have no padding.
     """
     return image_blind_means([record], goal)
 
 
 def image_blind_means(runs: Sequence[Run], goal: str) -> dict[str, float]:
     """Returns what `image_blind_scores_of` returns, as means over the runs of one configuration."""
-    metrics = {name: f"{goal}_{name}" for name in IMAGE_BLIND}
-    known = [name for name, metric in metrics.items() if all(metric in run.metrics for run in runs)]
-    return dict(zip(known, mean_values(runs, [metrics[name] for name in known]), strict=True))
+    scores = {
+        name: statistics.fmean(run.metrics.get(f"{goal}_{name}", math.nan) for run in runs) for name in IMAGE_BLIND
+    }
+    known = {name: score for name, score in scores.items() if math.isfinite(score)}
+    if known.get("content") == known.get("chance"):
+        known.pop("content", None)
+    return known

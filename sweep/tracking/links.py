@@ -8,13 +8,16 @@ Only a saved view chooses which columns the table of runs shows. The front-end k
 experiment: the tag is named `mlflow.sharedViewState.` and the key of the view, and its value is JSON with a name, a
 time and the state of the table as JSON text. A link names the view by its key. If the link also holds a filter or an
 order, the front-end ignores the view.
+
+The description of a sweep names trials before it is known which server gets it, because it is kept in the spool. A link
+to `trial:7` stands for the run of trial 7 there, and `trial:7/config.yaml` for an artifact of this run.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode, urlsplit
@@ -23,10 +26,14 @@ VIEW_TAG: Final = "mlflow.sharedViewState."
 # MLflow 3.17 does not read this tag; its front-end can be built to read it, and then opens the experiment on its runs.
 KIND: Final[Mapping[str, str]] = {"mlflow.experimentKind": "custom_model_development"}
 MACHINE_LEARNING: Final[Mapping[str, str]] = {"workflowType": "machine_learning"}
+CONFIG: Final = "config.yaml"  # the artifact of a trial with which mmpkd.train repeats the training
+TRIAL_LINK: Final = re.compile(r"\[([^\[\]]*)\]\(trial:(\d+)(/[^()]+)?\)")
 LOCAL_SERVER: Final = "http://127.0.0.1:5000"  # where `mlflow ui` serves by default
-TAG_COLUMNS: Final = ("arm", "outcome", "front", "best", "reference", "control")
+TAG_WIDTHS: Final = {"arm": 80, "outcome": 80, "front": 60, "best": 120, "reference": 80, "control": 80}
 NAME_COLUMN, DATE_COLUMN = "attributes.`Run Name`", "runDateAndNestInfo"  # the columns that are always shown
-NAME_WIDTH, DATE_WIDTH, METRIC_WIDTH, TAG_WIDTH = 240, 115, 95, 80  # pixels; narrow, so that outcomes are seen at once
+# Pixels. In a window of 1440 pixels, in which MLflow (3.17) opens its assistant, the table has 820, of which 80 are for
+# selecting runs. So the column of the date shows the sign of the status alone.
+NAME_WIDTH, DATE_WIDTH, SCORE_WIDTH, METRIC_WIDTH = 200, 55, 105, 95
 OPENING: Final = "A sweep of hyperparameters."  # begins the description of an experiment
 
 
@@ -48,9 +55,9 @@ class View:
 
     def tag(self, milliseconds: int) -> str:
         """Returns the value of the experiment's tag. `milliseconds` is when the view was made, since 1970."""
-        scores = {f"metrics.`{goal}`": METRIC_WIDTH for goal in self.goals}
-        tags = {f"tags.`{tag}`": TAG_WIDTH for tag in TAG_COLUMNS}
-        columns = {**scores, **tags, f"metrics.`{self.goals[0]}_se`": METRIC_WIDTH}
+        scores = {f"tags.`{goal}`": SCORE_WIDTH for goal in self.goals}
+        tags = {f"tags.`{tag}`": width for tag, width in TAG_WIDTHS.items()}
+        columns = {**scores, **tags, **{f"metrics.`{goal}`": METRIC_WIDTH for goal in self.goals}}
         state = {
             "searchFilter": self.filter,
             "orderByKey": f"metrics.`{self.goals[0]}`",
@@ -103,6 +110,32 @@ def pages_of(experiment: str, sweep_run: str, goals: Sequence[str], server: str 
 def experiment_description(pages: Mapping[str, str]) -> str:
     """Returns the description of the experiment, in Markdown. It begins with `OPENING`."""
     return f"{OPENING} {as_markdown(pages)}"
+
+
+def trial_link(text: str, number: int, artifact: str = "") -> str:
+    """Returns a link, in Markdown, to the run of a trial on the server that will get the text, or to an artifact of the
+    run.
+    """
+    return f"[{text}](trial:{number}{f'/{artifact}' if artifact else ''})"
+
+
+def with_addresses(text: str, experiment: str, run_of: Callable[[int], str | None]) -> str:
+    """Returns a text whose links to trials have the addresses of MLflow's pages.
+
+    Args:
+        text: Markdown with links of `trial_link`. A link to a trial without a run becomes plain text.
+        experiment: MLflow's id of the experiment.
+        run_of: returns MLflow's id of a trial's run, or None if there is none.
+    """
+
+    def address(link: re.Match[str]) -> str:
+        words, number, artifact = link[1], int(link[2]), link[3]
+        if (run := run_of(number)) is None:
+            return words
+        page = f"#/experiments/{experiment}/runs/{run}{f'/artifacts{artifact}' if artifact else ''}"
+        return f"[{words}]({page}?{urlencode(MACHINE_LEARNING)})"
+
+    return TRIAL_LINK.sub(address, text)
 
 
 def as_markdown(pages: Mapping[str, str]) -> str:

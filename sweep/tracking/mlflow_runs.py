@@ -12,14 +12,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from sweep.options import sqlite_file
+from mmpkd.types import UserError
+from sweep.options import redact_passwords, sqlite_file
 from sweep.tracking.mlflow_database import artifacts_uri, make_database, repoint_artifacts
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Experiment, Metric, Param
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -33,7 +35,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 # MLflow shows KILLED with the cross of a failure, and early stopping is none.
 STATUS_BY_STATE: Final = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 END_STATUSES: Final = (*STATUS_BY_STATE.values(), "KILLED")  # earlier versions gave KILLED to pruned trials
-MAX_METRICS, MAX_PARAMS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 1000, 100, 6000, 5000  # MLflow's limits for one call
+MAX_METRICS, MAX_PARAMS, MAX_TAG_LENGTH = 1000, 100, 5000  # MLflow's limits for one call
 NOTE: Final = "mlflow.note.content"  # the tag with the description of a run or an experiment
 PERMANENT_ERRORS: Final = (
     "INVALID_PARAMETER_VALUE",
@@ -77,11 +79,15 @@ class MlflowRuns:
         """MLflow's id of the experiment; empty before `open`."""
         return self._experiment
 
-    def open(self) -> None:
+    def open(self, milliseconds: int | None = None) -> None:
         """Finds the experiment and the runs of the sweep. If they do not exist, creates the experiment and the parent
         run.
 
+        Args:
+            milliseconds: when the sweep began, since 1970; None if the parent run begins now.
+
         Raises:
+            UserError: the experiment was deleted. Somebody may restore it.
             Exception: the server cannot be reached. The caller may call `open` again later.
         """
         from mlflow.tracking import MlflowClient  # this import takes six seconds, while the first trials run
@@ -101,11 +107,13 @@ class MlflowRuns:
             place = None if is_remote else artifacts
             self._experiment = client.create_experiment(self._name, artifact_location=place)
         else:
+            self._refuse_deleted(experiment)
             self._experiment = experiment.experiment_id
         parent = self._find_runs(client)
         if not parent:
             tags = {"sweep.id": self._sweep_id}
-            parent = client.create_run(self._experiment, tags=tags, run_name=self._name).info.run_id
+            run = client.create_run(self._experiment, start_time=milliseconds, tags=tags, run_name=self._name)
+            parent = run.info.run_id
         self._parent, self._client = parent, client
 
     def _find_runs(self, client: MlflowClient) -> str:
@@ -150,7 +158,11 @@ class MlflowRuns:
                 "mlflow.parentRunId": self._parent,
             }
             name = name or f"{number} {arm}"
-            run = self._opened.create_run(self._experiment, start_time=milliseconds, tags=tags, run_name=name)
+            try:
+                run = self._opened.create_run(self._experiment, start_time=milliseconds, tags=tags, run_name=name)
+            except Exception:
+                self._refuse_deleted(self._opened.get_experiment(self._experiment))
+                raise
             self.by_number[number] = run.info.run_id
         return self.by_number[number]
 
@@ -215,6 +227,23 @@ class MlflowRuns:
     def log_file(self, run: str, path: Path) -> None:
         self._call(lambda: self._opened.log_artifact(run, str(path)))
 
+    def delete_files(self, run: str, names: Sequence[str]) -> None:
+        """Deletes artifacts of a run, which need not exist. An artifact store that deletes nothing keeps them."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        def delete() -> None:
+            place = self._opened.get_run(run).info.artifact_uri
+            artifacts = get_artifact_repository(place, tracking_uri=self._uri)
+            for name in names:
+                artifacts.delete_artifacts(name)  # type: ignore[no-untyped-call]
+
+        try:
+            self._call(delete)
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and getattr(error, "response", None) is None:
+                raise  # the store is away
+            self.refused.append(f"deletion of {', '.join(names)}: {type(error).__name__} {error}".rstrip())
+
     @property
     def _opened(self) -> MlflowClient:
         assert self._client is not None, "open it first"
@@ -250,20 +279,22 @@ class MlflowRuns:
         except MlflowException as error:
             self._note_refusal(error)
 
+    def _refuse_deleted(self, experiment: Experiment) -> None:
+        if experiment.lifecycle_stage != "active":
+            restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            server = f"MLFLOW_TRACKING_URI={quote(redact_passwords(self._uri))}"
+            raise UserError(
+                f"the experiment {self._name!r} was deleted in MLflow; this restores it: {server} {restore}"
+            )
+
     def _note_refusal(self, error: MlflowException, subject: str = "") -> None:
         """Notes a record that the server will never accept.
 
         Raises:
             MlflowException: the error is perhaps temporary, so the caller must repeat the call.
+            UserError: the experiment was deleted, and its runs with it. Somebody may restore them.
         """
         if error.error_code not in PERMANENT_ERRORS:
             raise error
+        self._refuse_deleted(self._opened.get_experiment(self._experiment))
         self.refused.append(f"{subject}{str(error).splitlines()[0]}")
-
-
-def shortened_param(value: str) -> str:
-    """Returns the value of a parameter in a form that databases accept. A value that is too long is cut and ends in
-    '…'.
-    """
-    clean = value.replace("\0", "�").encode(errors="replace").decode()
-    return clean if len(clean) <= MAX_PARAM_LENGTH else f"{clean[: MAX_PARAM_LENGTH - 1]}…"

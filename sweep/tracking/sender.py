@@ -1,8 +1,8 @@
 """Turns each event of a sweep into records of its runs in MLflow.
 
-A run shows what people choose by. After every epoch it gets the goals and the terms of the loss. At its end it gets the
-standard errors of the goals and its cost. Baselines, counters and the scores of labels stand in the tables and the
-report.
+A run shows what people choose by. After every epoch it gets the goals and the terms of the loss. At its end it gets its
+cost, and the goals with their standard errors as tags, because a table cuts a metric of 16 digits off. Baselines,
+counters and the scores of labels stand in the tables and the report.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import yaml
 
+from sweep.selection import score_in_words
 from sweep.space.search_config import SCORES
 from sweep.storage.events import (
+    DEVICE_HOURS,
     EpochEnded,
     Event,
     FilesWritten,
@@ -30,8 +32,16 @@ from sweep.storage.events import (
     TrialStarted,
 )
 from sweep.storage.layout import SweepFolder
-from sweep.tracking.links import OPENING, as_markdown, experiment_description, experiment_tags, pages_of
-from sweep.tracking.mlflow_runs import NOTE, STATUS_BY_STATE, MlflowRuns, shortened_param
+from sweep.tracking.links import (
+    CONFIG,
+    OPENING,
+    as_markdown,
+    experiment_description,
+    experiment_tags,
+    pages_of,
+    with_addresses,
+)
+from sweep.tracking.mlflow_runs import MAX_TAG_LENGTH, NOTE, STATUS_BY_STATE, MlflowRuns
 from sweep.tracking.names import ServerNames
 
 if TYPE_CHECKING:
@@ -39,7 +49,7 @@ if TYPE_CHECKING:
 
 COLOUR, USER = "mlflow.runColor", "mlflow.user"  # MLflow's tags
 COMMIT: Final = "mlflow.source.git.commit"
-CONFIG: Final = "config.yaml"  # a trial's artifact, with which mmpkd.train repeats the training
+MAX_PARAM_LENGTH: Final = 6000  # characters that MLflow accepts
 GRADIENT_SHARE: Final = "gradient_share/"  # a term that no loss has: how a stage begins, which the tables hold
 
 
@@ -50,6 +60,9 @@ class EventSender:
         self._runs, self._folder = runs, folder
         self._metric_names, self._param_names = ServerNames(), ServerNames()
         self._goals: tuple[str, ...] = tuple(SCORES)  # an earlier version does not name the sweep's goals
+        self._last_goals: dict[int, dict[str, float]] = {}  # of the last epoch of each running trial
+        self._files: dict[int, list[str]] = {}  # files of trials that the server has or will get, by trial
+        self._deleted: set[int] = set()  # trials whose files this driver has deleted from the server
         self._marks: dict[str, Mapping[str, str]] = {}  # of the last summary, by the number of the trial
 
     def note(self, event: Event) -> None:
@@ -62,10 +75,13 @@ class EventSender:
                 self._goals = tuple(event.goals)
             case EpochEnded():
                 self._server_metrics(self._measurements(event))
+                self._last_goals[event.number] = {goal: event.metrics[goal] for goal in self._goals_in(event)}
             case TrialStarted():
                 self._server_params(event.params)
             case SweepSummarized():
                 self._marks = dict(event.marks)
+            case TrialFilesWritten():
+                self._files[event.number] = [Path(name).name for name in event.paths]
 
     def pages(self, server: str = "") -> dict[str, str]:
         """Returns the links to MLflow's pages of the sweep; see `pages_of`. There are none before the runs are open."""
@@ -74,6 +90,7 @@ class EventSender:
 
     def points(self, event: EpochEnded) -> list[Metric]:
         """Returns the goals and the terms of the loss of an epoch as MLflow metrics."""
+        self.note(event)
         return self._metrics(self._measurements(event), event.time, event.epoch)
 
     def send(self, event: Event) -> None:
@@ -97,18 +114,21 @@ class EventSender:
                 runs.set_tags(run, {**event.tags, COLOUR: event.colour})
             case TrialEnded():
                 run = runs.run(event.number)
-                runs.log_metrics(run, self._metrics(event.scores or {}, event.time, 0))
-                runs.set_tags(run, {"outcome": event.state, "error": _shown_error(event)})
+                cost = {name: value for name, value in (event.scores or {}).items() if name == DEVICE_HOURS}
+                runs.log_metrics(run, self._metrics(cost, event.time, 0))
+                runs.set_tags(run, {**self._scores(event), "outcome": event.state, "error": _shown_error(event)})
                 runs.set_ended(run, STATUS_BY_STATE[event.state], milliseconds)
             case SweepSummarized():
                 runs.log_metrics(sweep_run, self._metrics(event.metrics, event.time, event.ended))
-                runs.set_tags(sweep_run, {NOTE: f"{as_markdown(self.pages())}\n\n{event.description}"})
+                runs.set_tags(sweep_run, {NOTE: self._description(event.description)})
                 self._change_marks(marks)
             case SweepClosed():
                 runs.set_ended(sweep_run, event.status, milliseconds)
 
     def send_files(self, event: Event) -> None:
-        """Sends the files of an event. Files that no longer exist are left out."""
+        """Sends the files of an event. Files that no longer exist are left out. A summary sends none, but the files of
+        trials that it does not mark are deleted from the server.
+        """
         runs = self._runs
         match event:
             case TrialStarted() if event.config:
@@ -118,8 +138,11 @@ class EventSender:
                     if path.is_file():
                         runs.log_file(runs.run(None), path)
             case TrialFilesWritten():
+                self._deleted.discard(event.number)
                 for name in event.paths:
                     self._send_trial_file(event.number, name)
+            case SweepSummarized():
+                self._delete_files(self._files.keys() - set(map(int, event.marks)) - self._deleted)
 
     def _send_trial_file(self, number: int, name: str) -> None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -127,6 +150,25 @@ class EventSender:
             with suppress(FileNotFoundError):  # a trial that left the front keeps no student
                 self._folder.shared.download(name, path)
                 self._runs.log_file(self._runs.run(number), path)
+
+    def _delete_files(self, numbers: Collection[int]) -> None:
+        """Deletes the students and overlays of trials that have left the front. Their runs, and models that were
+        registered, stay.
+        """
+        for number in sorted(numbers):
+            self._runs.delete_files(self._runs.run(number), self._files[number])
+            self._deleted.add(number)
+
+    def _description(self, text: str) -> str:
+        """Returns the description of the sweep's run with the addresses of the server's pages. The links to the views
+        stand below its first paragraph, which is the answer. What the server cannot hold is left out line by line.
+        """
+        answer, _, further = text.partition("\n\n")
+        parts = filter(None, (answer, as_markdown(self.pages()), further))
+        lines = with_addresses("\n\n".join(parts), self._runs.experiment, self._runs.by_number.get).split("\n")
+        while len("\n".join(lines)) > MAX_TAG_LENGTH:
+            lines.pop()
+        return "\n".join(lines)
 
     def _change_marks(self, before: Mapping[str, Mapping[str, str]]) -> None:
         """Gives trials the tags of the last summary, and takes away the tags of the summary before it."""
@@ -137,9 +179,19 @@ class EventSender:
             for name in old.keys() - new.keys():
                 self._runs.delete_tag(run, name)
 
+    def _scores(self, event: TrialEnded) -> dict[str, str]:
+        """Returns the goals of an ended trial with their standard errors, as far as both are known."""
+        errors = event.scores or {}
+        goals = self._last_goals.pop(event.number, {})
+        known = {goal: score for goal, score in goals.items() if f"{goal}_se" in errors and math.isfinite(score)}
+        return {goal: score_in_words(score, errors[f"{goal}_se"]) for goal, score in known.items()}
+
+    def _goals_in(self, event: EpochEnded) -> list[str]:
+        return [goal for goal in event.metrics if goal in self._goals]
+
     def _measurements(self, event: EpochEnded) -> dict[str, float]:
         """Returns the goals and the terms of the loss by the names that people see."""
-        goals = {name: value for name, value in event.metrics.items() if name in self._goals}
+        goals = {goal: event.metrics[goal] for goal in self._goals_in(event)}
         terms = {name: value for name, value in event.terms.items() if not name.startswith(GRADIENT_SHARE)}
         return {**goals, **{f"loss/{name}": value for name, value in terms.items()}}
 
@@ -159,12 +211,12 @@ class EventSender:
 
     def _server_params(self, params: Mapping[str, object]) -> dict[str, str]:
         """Returns the parameters as text by the server's names."""
-        return {self._param_names.of(name): shortened_param(str(value)) for name, value in params.items()}
+        return {self._param_names.of(name): _shortened(str(value)) for name, value in params.items()}
 
 
 def has_files(event: Event) -> bool:
-    """Returns whether `send_files` sends files of the event."""
-    return isinstance(event, FilesWritten | TrialFilesWritten) or (
+    """Returns whether `send_files` sends or deletes files because of the event."""
+    return isinstance(event, FilesWritten | TrialFilesWritten | SweepSummarized) or (
         isinstance(event, TrialStarted) and bool(event.config)
     )
 
@@ -175,3 +227,11 @@ def _shown_error(event: TrialEnded) -> str:
     """
     is_bug = event.cause == "error" and ": " in event.error
     return event.error.partition(": ")[0] if is_bug else event.error
+
+
+def _shortened(value: str) -> str:
+    """Returns the value of a parameter in a form that databases accept. A value that is too long is cut and ends in
+    '…'.
+    """
+    clean = value.replace("\0", "�").encode(errors="replace").decode()
+    return clean if len(clean) <= MAX_PARAM_LENGTH else f"{clean[: MAX_PARAM_LENGTH - 1]}…"

@@ -59,13 +59,14 @@ def test_scores_on_the_own_cohort_agree_with_the_training(
     known_N3 = store.target_NK[store.rows("val")]
     for row, (name, probability) in zip(labels["auroc"], predictions.items(), strict=True):
         assert row == pytest.approx(roc_auc_score(known_N3[:, labels["label"].tolist().index(name)], probability))
-    text, warned = capsys.readouterr()
+    text, warned = (" ".join(printed.split()) for printed in capsys.readouterr())
     patients = pd.Series(store.patient_ids[store.rows("val")])
     sides = [[patients[known_N3[:, column] == side].nunique() for side in (0, 1)] for column in range(3)]
     rarest = int(np.argmin(np.min(sides, axis=1)))
     assert f"warning: label {labels['label'][rarest]} has {np.min(sides)} patients of its rarer class" in warned
     assert "synthetic, part val: 30 samples" in text and "iou_otsu" in text and "age" in text
     assert "in training: at 0.5" in text and "of the original images" in text
+    assert "its temperatures and thresholds were fitted on them: its scores on other patients are lower" in text
 
 
 def test_a_folder_in_place_of_a_table_is_reported(words: list[str], tmp_path: Path) -> None:
@@ -73,8 +74,10 @@ def test_a_folder_in_place_of_a_table_is_reported(words: list[str], tmp_path: Pa
     (old,) = tmp_path.rglob("evaluation.json")
     old.unlink()
     old.mkdir()
+    old.with_name("of_the_user.csv").touch()
     with pytest.raises(UserError, match=r"evaluation.json: cannot be read or written .Is a directory"):
         main([*words, f"out={tmp_path}"])
+    assert old.with_name("of_the_user.csv").exists()
 
 
 @pytest.mark.parametrize("part", ["train", "test", "all"])
@@ -213,7 +216,9 @@ def test_a_cohort_with_other_labels_is_refused(words: list[str], tmp_path: Path)
         main([words[0], *words[2:], f"config={other}"])
 
 
-def test_evaluate_and_predict_use_the_same_window(tiny_trial: TrialConfig, tmp_path: Path) -> None:
+def test_evaluate_and_predict_use_the_same_window(
+    tiny_trial: TrialConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The 16-bit images are darker than the training images, so that their own window would differ."""
     for name in ("own", "other"):
         cohort_fixtures.write_cohort(tmp_path / name, depth=16)
@@ -223,12 +228,16 @@ def test_evaluate_and_predict_use_the_same_window(tiny_trial: TrialConfig, tmp_p
     content = tiny_trial.model_dump() | {"cohort": own, "objectives": {}, "teachers": {}, "epochs": 1}
     train(TrialConfig.model_validate(content), tmp_path / "cache", tmp_path / "run")
     (tmp_path / "other.yaml").write_text(yaml.safe_dump({"cohort": other.model_dump(mode="json")}))
-    words = [f"model={tmp_path / 'run'}", f"out={tmp_path / 'out'}"]
-    main([*words, f"config={tmp_path / 'other.yaml'}", f"cache={tmp_path / 'cache'}"])
-    predict.main([*words, f"images={tmp_path / 'other' / 'images'}", "overlays=false"])
-    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    model, out = f"model={tmp_path / 'run'}", f"out={tmp_path / 'out'}"
+    main([model, out, f"config={tmp_path / 'other.yaml'}", f"cache={tmp_path / 'cache'}"])
+    text = capsys.readouterr().out
+    assert "0.115 [no interval]" in text and "no interval: resampling the patients always gives" in text  # a flat map
+    assert "nan," not in text
+    predicting = [model, f"out={tmp_path / 'new'}", f"images={tmp_path / 'other' / 'images'}"]
+    predict.main([*predicting, "overlays=false"])
+    (folder,) = (tmp_path / "out").iterdir()
     evaluated = pd.read_csv(folder / "predictions.csv").set_index("sample")["malignant/malignant"]
-    predicted = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("image")["malignant/malignant"]
+    predicted = pd.read_csv(tmp_path / "new" / "predictions.csv").set_index("image")["malignant/malignant"]
     assert evaluated.nunique() > 20
     np.testing.assert_allclose(predicted.loc[evaluated.index], evaluated, atol=2e-6)
 

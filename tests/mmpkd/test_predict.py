@@ -20,7 +20,8 @@ from mmpkd.cohort.readers.synthetic import Synthetic, SyntheticParams
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.export import student_file
-from mmpkd.predict import Predictor, headings, main
+from mmpkd.predict import Predictor, main
+from mmpkd.prediction.files import headings
 from mmpkd.train import train
 from mmpkd.types import CohortError, ConfigError, lay_out
 from tests.mmpkd.cohort.radpath_trees import LPS, SHAPE, nifti, volume
@@ -91,8 +92,13 @@ def test_a_folder_becomes_a_table_and_pictures(
     assert all(abs(sum(float(row[f"pattern/{name}"]) for name in row_labels(row)) - 1) < 1e-5 for row in rows)
     pictures = {path.relative_to(out / "overlays").as_posix() for path in (out / "overlays").rglob("*.png")}
     assert pictures == {"0.png", "1.png", "2.png", "deeper/wide.png"}
-    for inside in (images, images / "deeper" / "out", images.parent):
-        with pytest.raises(ConfigError, match="inside one another"):
+    with pytest.raises(ConfigError, match=rf"with files in it, .*\n  python -m mmpkd.predict model=\S+ .*out={out}-2$"):
+        main([f"model={model}", f"images={images / '0.png'}", f"out={out}"])
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    with pytest.raises(ConfigError, match="inside one another"):
+        main([f"model={model}", f"images={images}", f"out={images / 'deeper' / 'out'}"])
+    for inside in (images, images.parent):
+        with pytest.raises(ConfigError, match="a folder with files in it"):
             main([f"model={model}", f"images={images}", f"out={inside}"])
     main([f"model={model}", f"images={images / '0.png'}", f"out={tmp_path / 'one'}", "overlays=false"])
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["predictions.csv"]
@@ -100,13 +106,14 @@ def test_a_folder_becomes_a_table_and_pictures(
 
 def test_several_images_of_a_patient_become_a_single_row(model: Path, images: Path, tmp_path: Path) -> None:
     table, out = tmp_path / "patients.csv", tmp_path / "out"
-    table.write_text("image,patient\n0.png,p1\n1.png,p2\n2.png,p1\ndeeper/wide.png,p1\ntorn.png,p2\n")
+    table.write_text("image,patient\n0.png,p1\n1.png,p2\n2.png,p1\ndeeper/wide.png,p1\ntorn.png,p3\n")
     with pytest.raises(SystemExit, match="1"):
         main([f"model={model}", f"images={images}", f"out={out}", "overlays=false", f"table={table}"])
     rows = {row["image"]: row for row in csv.DictReader((out / "predictions.csv").open())}
     patients = list(csv.DictReader((out / "predictions_by_patient.csv").open()))
     text = [(entry["patient"], entry["images"], entry["left_out"]) for entry in patients]
-    assert text == [("p1", "3", "0"), ("p2", "1", "1")]
+    assert text == [("p1", "3", "0"), ("p2", "1", "0"), ("p3", "0", "1")]
+    assert not any(patients[2][name] for name in ("pattern", "pattern/lamellar"))
     of_p1 = [rows[name] for name in ("0.png", "2.png", "deeper/wide.png")]
     mean = {name: np.mean([float(entry[f"pattern/{name}"]) for entry in of_p1]) for name in row_labels(of_p1[0])}
     for name, value in mean.items():
@@ -117,9 +124,9 @@ def test_several_images_of_a_patient_become_a_single_row(model: Path, images: Pa
 
 def test_a_pattern_chooses_files(model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def predicted(pattern: str) -> list[str]:
-        words = [f"model={model}", f"images={images}", f"pattern={pattern}", "overlays=false"]
-        main([*words, f"out={tmp_path / 'out'}"])
-        with (tmp_path / "out" / "predictions.csv").open() as opened:
+        out = tmp_path / pattern.replace("/", "-")
+        main([f"model={model}", f"images={images}", f"pattern={pattern}", "overlays=false", f"out={out}"])
+        with (out / "predictions.csv").open() as opened:
             return [row["image"] for row in csv.DictReader(opened)]
 
     assert predicted("[01].png") == ["0.png", "1.png"]
@@ -151,30 +158,40 @@ def test_files_that_are_not_images_are_skipped(
 def test_unusual_images_are_reported(
     model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An image in colour, one without contrast, and masks: plain, with lossy edges, and of several regions."""
+    """An image in colour, one without contrast, an empty and a dark one; masks: plain, with lossy edges, of several
+    regions."""
     folder, rng = tmp_path / "in", np.random.default_rng(0)
     folder.mkdir()
-    shutil.copy(images / "0.png", folder / "plain.png")
-    Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / "photo.png")
+    shutil.copy(images / "0.png", folder / "case001.png")
+    Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / "case002.png")
     gradient = np.linspace(100, 106.9, 80) + rng.uniform(-0.05, 0.05, (80, 80))  # 7 values
     gradient[:20, 0] = np.linspace(30, 250, 20)  # marks of 20 further values in 0.3 % of the pixels
-    Image.fromarray(gradient.astype(np.uint8)).save(folder / "flat.png")
+    Image.fromarray(gradient.astype(np.uint8)).save(folder / "case003.png")
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(folder / "case004.png")
+    Image.fromarray(rng.integers(0, 30, (40, 40), np.uint8)).save(folder / "case005.png")
     mask = np.zeros((80, 80), np.uint8)
     mask[20:50, 30:60] = 255
-    Image.fromarray(mask).save(folder / "mask.png")
-    Image.fromarray(mask).save(folder / "lossy.jpg", quality=80)
+    Image.fromarray(mask).save(folder / "case001_tumour.png")
+    Image.fromarray(mask).save(folder / "case002_lossy.jpg", quality=80)
     mask[60:70, 30:60] = 127
-    Image.fromarray(mask).save(folder / "regions.png")
+    Image.fromarray(mask).save(folder / "case003_other1.png")
     main([f"model={model}", f"images={folder}", f"out={tmp_path / 'out'}", "overlays=false"])
     text = capsys.readouterr().err
-    assert "warning: 1 of 6 images are in colour, and the student sees only their brightness" in text
-    assert "warning: 3 of 6 images hold only two values, or hardly more: are they masks? Leave them out with" in text
-    assert "warning: 1 of 6 images vary by fewer than 8 of 255 grey levels all over" in text
+    assert "warning: 1 of 8 images are in colour, and the student sees only their brightness" in text
+    assert (
+        "3 of 8 images hold only two values, or hardly more: are they masks? pattern='case???.png' leaves them" in text
+    )
+    assert "warning: 2 of 8 images vary by fewer than 8 of 255 grey levels all over" in text
     rows = {row["image"]: row["warning"] for row in csv.DictReader((tmp_path / "out" / "predictions.csv").open())}
     like_a_mask = "hardly more than two values"
-    unusual = {"plain.png": "", "photo.png": "in colour", "flat.png": "hardly any contrast"}
-    assert rows == unusual | dict.fromkeys(("mask.png", "lossy.jpg", "regions.png"), like_a_mask)
-    assert Predictor(model)(folder / "mask.png").warnings == (like_a_mask,)
+    assert rows == {
+        "case001.png": "",
+        "case002.png": "in colour",
+        "case003.png": "hardly any contrast",
+        "case004.png": "hardly any contrast; nearly black",
+        "case005.png": "nearly black",
+    } | dict.fromkeys(("case001_tumour.png", "case002_lossy.jpg", "case003_other1.png"), like_a_mask)
+    assert Predictor(model)(folder / "case001_tumour.png").warnings == (like_a_mask,)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +249,7 @@ def test_a_picture_states_the_probabilities_of_each_task(model: Path, images: Pa
     message = predictor(images / "0.png")
     order = sorted(message.probabilities.items(), key=lambda item: -item[1])
     listed = ", ".join(f"{name.removeprefix('pattern/')} {value:.3f}" for name, value in order)
-    assert predictor.lines(message) == [f"pattern: {listed}; called: {message.called['pattern'][0]}"]
+    assert predictor.lines(message) == [f"pattern: {listed}; decision: {message.called['pattern'][0]}"]
     several = replace(message, map_Rhw=np.repeat(message.map_Rhw, 2, axis=0))
     both, (first, second) = message.pictures(["a", "b"]), several.pictures(["a", "b"])
     assert len(both) == 1 and both[0].height > first.height == second.height  # two lines of text, and one
@@ -248,7 +265,7 @@ def test_another_bit_depth_is_reported(model: Path, tmp_path: Path) -> None:
         Predictor(model)(tmp_path / "deep.png")
     with pytest.raises(CohortError, match="none of 1 files could be read"):
         main([f"model={model}", f"images={tmp_path / 'deep.png'}", f"out={tmp_path / 'out'}"])
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_are_reported_together(model: Path, tmp_path: Path) -> None:
@@ -264,7 +281,6 @@ def test_mistakes_are_reported_together(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("image",), ("images", "patient"), ("image", "image called"), ("left_out",)])
 def test_columns_of_the_table_have_unique_names(names: tuple[str, ...]) -> None:
     tasks = lay_out([(name, "binary", ("no", "yes")) for name in names])
-    model = SimpleNamespace(names=[f"{name}/yes" for name in names], card=SimpleNamespace(tasks=tasks))
     for own in (["image"], ["patient", "images", "left_out"]):
-        given = headings(own, model)  # type: ignore[arg-type]
+        given = headings(own, SimpleNamespace(tasks=tasks))  # type: ignore[arg-type]
         assert len(set(given)) == len(given) == len(own) + 2 * len(names) and given[: len(own)] == own

@@ -10,7 +10,7 @@ from PIL import Image
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TrialConfig
 from sweep.front_files import spool_files
-from sweep.storage.events import Spool, SweepBegan, TrialFilesWritten, TrialStarted
+from sweep.storage.events import Spool, SweepBegan, SweepSummarized, TrialFilesWritten, TrialStarted
 from sweep.storage.layout import SweepFolder
 from tests.sweep.picked_sweep import write_student
 from tests.sweep.swept import events
@@ -39,10 +39,23 @@ def test_students_and_overlays_reach_the_runs_once(tmp_path: Path, cache: Path) 
     assert Image.open(folder.path / paths[1]).size == (8 * 160, 2 * 160)
     spool_files(spool, [0], store.path, 0)
     assert len(events(folder.path, TrialFilesWritten)) == 1, "an earlier driver has recorded them"
+    spool.append(SweepSummarized(3, "", {}, {"0": {"front": "yes"}}))
+    spool_files(spool, [0], store.path, 0)
+    assert len(events(folder.path, TrialFilesWritten)) == 1, "it is still on the front"
 
     moved = (tmp_path / "runs").rename(tmp_path / "elsewhere")
     spool = Spool(SweepFolder(moved / "best"))
     address = f"sqlite:///{moved / 'mlflow.db'}"
     assert drain(address, "best", spool).left == 0  # type: ignore[attr-defined]
     run = runs(address, "best")[0].info.run_id
-    assert [file.path for file in MlflowClient(address).list_artifacts(run)] == ["overlays.png", "student.safetensors"]
+
+    def artifacts() -> list[str]:
+        return [file.path for file in MlflowClient(address).list_artifacts(run)]
+
+    assert artifacts() == ["overlays.png", "student.safetensors"]
+    spool.append(SweepSummarized(3, "", {}, {"1": {"front": "yes"}}))  # another trial pushed it off the front
+    assert drain(address, "best", spool).left == 0 and artifacts() == []  # type: ignore[attr-defined]
+    spool.append(SweepSummarized(3, "", {}, {"0": {"front": "yes"}}))  # an estimate has changed
+    spool_files(spool, [0], store.path, 0)
+    assert drain(address, "best", spool).left == 0  # type: ignore[attr-defined]
+    assert artifacts() == ["overlays.png", "student.safetensors"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume
@@ -56,7 +58,7 @@ def test_hypervolume_equals_optunas(goals: int) -> None:
 
 def test_contenders_are_the_front_and_the_four_best_by_one_goal() -> None:
     """The second goal selects. Ties in it go to the lowest number, wherever the trial stands in the other goal."""
-    contenders = Contenders(select=1)
+    contenders = Contenders(select=[1])
     assert contenders.numbers == set()
     for number, values in ((4, (0.2, 0.5)), (6, (0.9, 0.5)), (2, (0.1, 0.5)), (5, (0.1, 0.5))):
         assert contenders.add(number, values) == set(), "of four trials all are kept"
@@ -66,6 +68,25 @@ def test_contenders_are_the_front_and_the_four_best_by_one_goal() -> None:
     assert contenders.numbers == {2, 3, 4, 5, 6}
     assert contenders.add(8, (0.1, 0.6)) == {5}
     assert contenders.add(9, (1.0, 1.0)) == {4, 6} and contenders.numbers == {2, 3, 8, 9}
+
+
+def test_contenders_hold_the_choice_of_every_rule_of_their_goals() -> None:
+    """Coarse scores have many ties. Every trial that a rule of two goals chooses is kept, whatever its limit.
+
+    If `search.select` reads these two goals, the four best within the limit are kept.
+    """
+    scores = np.random.default_rng(3).integers(0, 6, (60, 3)).tolist()
+    kept: set[int] = set()
+    contenders = Contenders(select=[0, 1])
+    for number, values in enumerate(scores):
+        kept = (kept | {number}) - contenders.add(number, tuple(values))
+    assert kept == contenders.numbers and len(kept) < 60
+    for maximize, of, limit in itertools.product(range(3), range(3), range(6)):
+        within = [number for number, values in enumerate(scores) if values[of] >= 5 - limit]
+        ordered = sorted(within, key=lambda number: (-scores[number][maximize], number))
+        assert ordered[0] in kept
+        assert {maximize, of} != {0, 1} or set(ordered[:4]) <= kept
+    assert contenders.unbeaten.keys() - contenders.front.keys(), "a tie is won by a trial that is not on the front"
 
 
 def test_a_front_admits_trials_and_drops_dominated_ones() -> None:

@@ -19,8 +19,8 @@ from mmpkd.types import ConfigError, UserError
 from sweep import pick
 from sweep.picking.candidates import Candidates, read_candidates
 from sweep.picking.folder import alone_in
+from sweep.picking.words import not_told_apart, reasons
 from sweep.picking.words import pick as picked_of
-from sweep.picking.words import reasons
 from sweep.reports.tables import trials_table
 from sweep.search.studies import records_of
 from sweep.selection import Selection
@@ -102,7 +102,7 @@ def test_the_table_fits_80_columns_and_has_the_neighbours(
     rows = [int(line.split()[0]) for line in table if line[:1].isdigit()]
     assert rows == [number for number in ordered if number in rows], "best pointing first"
     assert {chosen_by_hand(runs), int(scores(runs)["val/auroc"].idxmax()), ordered[0]} <= set(rows)
-    assert "±" in "".join(table) and "this one" in "".join(table)
+    assert "±" in "".join(table) and "picked" in "".join(table)
 
 
 def test_without_words_the_rule_of_the_sweep_picks(runs: Path) -> None:
@@ -411,7 +411,8 @@ def test_the_reasons_for_an_unknown_error_and_for_a_mean_over_seeds(space: Space
     sweep_trials = by_hand(space, perfect)
     lines = reasons(sweep_trials, picked_of(sweep_trials, rule, None))
     assert lines[0] == (
-        "trial 1 of arm none has the best val/pointing of the 2 of 3 complete trials whose val/auroc is within 0.000 "
+        "trial 1 of arm none is picked because it has the best val/pointing of the 2 of 3 complete trials whose "
+        "val/auroc is within 0.000 "
         "of the best, 1.000 (all equal) of trial 0"
     )
     assert "is unknown, so only trials that equal it are compared" in lines[1]
@@ -425,12 +426,33 @@ def test_the_reasons_for_an_unknown_error_and_for_a_mean_over_seeds(space: Space
     )
 
 
+def test_trials_that_are_not_told_apart_are_named(space: Space) -> None:
+    """The error of val/pointing is 0.05, that of val/auroc 0.02, and later 0.031 by the plan."""
+    records = [trial(0, 0.9, 0.1), trial(1, 0.89, 0.30), trial(2, 0.885, 0.26), trial(3, 0.86, 0.28)]
+    sweep_trials = by_hand(space, records)
+
+    def lines(rule: Selection, number: int | None = None) -> list[str]:
+        return not_told_apart(sweep_trials, picked_of(sweep_trials, rule, number))
+
+    rule = Selection(maximize="val/pointing", within="1se", of="val/auroc")
+    differ = "which differs by no more than a standard error"
+    assert lines(rule) == [f"val/pointing does not tell trial 1 from trial 2, {differ}"], "3 is outside the limit"
+    auroc, differ = Selection(maximize="val/auroc"), "from trials 1, 2, which differ by no more than a standard error"
+    assert lines(auroc) == [f"val/auroc does not tell trial 0 {differ}"]
+    assert lines(auroc, 3) == []
+    sweep_trials.sweep.plan = {**sweep_trials.sweep.plan, "price": {"auroc_error": 0.031}}
+    assert lines(auroc, 3) == [f"val/auroc does not tell trial 3 {differ}"]
+    records[0].metrics["val/auroc_se"] = 0.002  # type: ignore[index]
+    advice = "within=0.031 also compares trials that may be as good on other patients"
+    assert advice in "\n".join(reasons(sweep_trials, picked_of(sweep_trials, rule, None)))
+
+
 def test_only_one_trial_within_the_limit_is_named_as_such(space: Space) -> None:
     sweep_trials = by_hand(space, [trial(0, 0.9, 0.1), trial(1, 0.8, 0.9)])
     rule = Selection(maximize="val/pointing", within=0.01, of="val/auroc")
     assert reasons(sweep_trials, picked_of(sweep_trials, rule, None))[0] == (
-        "trial 0 of arm none has the best val/auroc, 0.900 ± 0.020, and no other of 2 complete trials is within 0.010 "
-        "of it"
+        "trial 0 of arm none is picked because it has the best val/auroc, 0.900 ± 0.020, and no other of 2 complete "
+        "trials is within 0.010 of it"
     )
 
 
@@ -492,7 +514,13 @@ def test_the_present_folder_may_be_the_picked_folder(runs: Path, monkeypatch: py
     pick.main(["fake", f"storage={runs}", "out=."])
     names = sorted(path.name for path in (runs / "taken_away").iterdir())
     assert names == ["card.md", "config.yaml", "student.safetensors"]
-    for out, problem in (("/", "root of the disk"), ("card.md", "card.md is a file; name a folder")):
+    Path("lost").symlink_to("nowhere")
+    for out, problem in (
+        ("/", "root of the disk"),
+        ("card.md", r"card\.md is no folder; name a folder for it:\n    python -m sweep\.pick fake .* out=picked/fake"),
+        ("lost", "lost is no folder"),
+        ("card.md/below", r"card\.md cannot be written"),
+    ):
         with pytest.raises(ConfigError, match=problem):
             pick.main(["fake", f"storage={runs}", f"out={out}"])
 

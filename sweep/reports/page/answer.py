@@ -7,27 +7,28 @@ prove it. The words say so.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sweep.reports.console import with_error
+from mmpkd.scoring.stats import Interval, logit_interval, normal_interval
 from sweep.selection import error_of
 from sweep.storage.records import IMAGE_BLIND, best_of, image_blind_scores_of
 from sweep.types import Record
 
 BASELINE: Final = "none"  # the arm without a teacher, with which the others are compared
-NORMAL_95: Final = 1.96  # standard errors of a normal distribution on each side of a 95 % interval
 CAUTION: Final = (
     "Each score is the best of several on the patients by whom it was chosen, so it is too high by luck. A sweep "
     "finds settings; whether arms differ needs further seeds and other patients."
 )
 INTERVALS: Final = (
-    "Intervals are 95 % (1.96 standard errors over validation patients, and over seeds where there are several). Those "
-    "of differences take both scores as independent; they are usually too wide, because the patients are the same. "
-    "They leave out the luck of choosing the best of several trials."
+    "Intervals are 95 % and come from the standard error over validation patients, and over seeds where there are "
+    "several. Those of scores are symmetric on the logit scale, as in a student's model card. Those of differences are "
+    "1.96 standard errors on each side and take both scores as independent; they are usually too wide, because the "
+    "patients are the same. All leave out the luck of choosing the best of several trials."
 )
 VERDICT: Final = "The verdict on an arm needs fresh seeds and the test part, which a sweep does not read."
 EMPTY: Final = "-"  # in a table
+UNKNOWN: Final = "not known"
 
 
 def best_of_arm(records: Sequence[Record], arm: str, goal: str) -> Record | None:
@@ -36,86 +37,114 @@ def best_of_arm(records: Sequence[Record], arm: str, goal: str) -> Record | None
 
 
 def sentences(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns what a sweep shows of each arm and goal, as pairs of a goal and a sentence about it."""
+    """Returns what a sweep shows of each arm and goal, as pairs of a goal and a sentence about it.
+
+    The sentences state differences and no scores, which the tables beside them state with their intervals.
+    """
     lines: list[tuple[str, str]] = []
     for goal in goals:
         best = {arm: best_of_arm(records, arm, goal) for arm in arms}
         complete = {arm: record for arm, record in best.items() if record is not None}
         baseline = complete.get(BASELINE)
-        lines += [(goal, _compared(record, baseline, goal)) for arm, record in complete.items() if arm != BASELINE]
-        if baseline is not None and len(complete) == 1:
-            lines.append((goal, _compared(baseline, None, goal)))
+        if baseline is None or len(complete) == 1:
+            lines += [(goal, _alone(arm)) for arm in complete]
+        else:
+            others = {arm: record for arm, record in complete.items() if arm != BASELINE}
+            lines += [(goal, line) for line in _compared(others, baseline, goal)]
         lines += [(goal, line) for line in _without_the_image(records, goal)]
     return lines
 
 
-def _compared(record: Record, baseline: Record | None, goal: str) -> str:
-    """Returns a sentence on the best trial of an arm, compared with the best trial of the baseline."""
-    subject = f"the best of {record.arm} is {with_error(record, goal)} (trial {record.number})"
-    if baseline is None:
-        return f"{subject}."
-    difference = record.metrics[goal] - baseline.metrics[goal]
-    errors = [error for error in (error_of(record, goal), error_of(baseline, goal)) if error is not None]
-    verdict = "and its error is not known"
-    if errors:
-        size = "within" if abs(difference) <= max(errors) else "more than"
-        verdict = f"{size} one standard error"
-    return (
-        f"{subject}, that of {BASELINE} {with_error(baseline, goal)} (trial {baseline.number}): {difference:+.3f}, "
-        f"{verdict}."
-    )
+def _alone(arm: str) -> str:
+    """Returns a sentence on an arm that cannot be compared."""
+    other = "another arm" if arm == BASELINE else BASELINE
+    return f"{arm} cannot be compared, because no trial of {other} is complete."
+
+
+def _compared(best: Mapping[str, Record], baseline: Record, goal: str) -> list[str]:
+    """Returns sentences that compare the best trial of each arm with the best trial of the baseline, one for all arms
+    of which the same can be said.
+    """
+    luck = "the interval leaves out the luck of choosing the best"
+    ends = {
+        "above": f"above the best of {BASELINE}, and 0 is below the interval; {luck}",
+        "below": f"below the best of {BASELINE}, and 0 is above the interval; {luck}",
+        "unclear": f"not told apart from the best of {BASELINE}, because 0 is in the interval",
+        "unknown": f"not told apart from the best of {BASELINE}, because a standard error is not known",
+    }
+    groups: dict[str, list[str]] = {name: [] for name in ends}
+    for arm, record in best.items():
+        difference = _difference(record, baseline, goal)
+        if math.isnan(difference.low):
+            groups["unknown"].append(f"{arm} ({difference.mean:+.3f})")
+            continue
+        group = "above" if difference.low > 0 else "below" if difference.high < 0 else "unclear"
+        groups[group].append(f"{arm} ({difference.mean:+.3f}; 95 % interval {_in_words(difference, sign='+')})")
+    return [
+        f"the best of {_listed(arms)} {'is' if len(arms) == 1 else 'are'} {ends[group]}."
+        for group, arms in groups.items()
+        if arms
+    ]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and of ".join(filter(None, [", of ".join(words[:-1]), words[-1]]))
+
+
+def _difference(record: Record, baseline: Record, goal: str) -> Interval:
+    """Returns the difference of two scores, with an interval that takes them as independent."""
+    errors = [error_of(each, goal) or math.nan for each in (record, baseline)]
+    return normal_interval(record.metrics[goal] - baseline.metrics[goal], math.hypot(*errors))
 
 
 def _without_the_image(records: Sequence[Record], goal: str) -> list[str]:
+    """Returns a sentence that compares the best trial with the best map that ignores the image, if there is one."""
     best = best_of(records, goal)
     if best is None or not (scores := image_blind_scores_of(best, goal)):
         return []
     name = max(scores, key=lambda name: scores[name])
-    what = f"the best map that ignores the image ({scores[name]:.3f} {IMAGE_BLIND[name]})"
-    return [f"{'the best trial is above' if best.metrics[goal] > scores[name] else 'no trial is above'} {what}."]
+    what = f"what is reached without looking at the image, {IMAGE_BLIND[name]}"
+    if best.metrics[goal] <= scores[name]:
+        return [f"no trial is above {what}."]
+    low = _score_interval(best, goal).low
+    reaches = "and so is its whole 95 % interval" if low > scores[name] else "but not its whole 95 % interval"
+    return [f"the best trial is above {what}{'' if math.isnan(low) else f', {reaches}'}."]
 
 
 def columns(goal: str, records: Sequence[Record]) -> list[str]:
     """Returns the heads of the table `rows`."""
     best = best_of(records, goal)
-    blind = ["minus the best map that ignores the image"] if best and image_blind_scores_of(best, goal) else []
-    return ["", "trial", goal, "95 % interval", f"minus {BASELINE}, 95 % interval", *blind]
+    blind = ["minus the best without the image"] if best and image_blind_scores_of(best, goal) else []
+    return ["", "trial", goal, "95 % interval", *blind]
 
 
 def rows(records: Sequence[Record], arms: Sequence[str], goal: str) -> list[list[str]]:
-    """Returns a row for the best trial of each arm by a goal, the baseline first, and for a goal of localisation a row
-    for each kind of map that ignores the image.
+    """Returns a row for the best trial of each arm by a goal, the baseline first. For a goal of localisation, rows
+    follow for each kind of map that ignores the image, and for the best map that is possible.
     """
-    baseline = best_of_arm(records, BASELINE, goal)
     overall = best_of(records, goal)
     scores = image_blind_scores_of(overall, goal) if overall else {}
+    num_columns = len(columns(goal, records))
     lines = []
     for arm in sorted(arms, key=lambda arm: arm != BASELINE):
         best = best_of_arm(records, arm, goal)
         if best is None:
-            lines.append([f"best of {arm}", EMPTY, "no complete trial", *[EMPTY] * (3 if scores else 2)])
+            lines.append([f"best of {arm}", EMPTY, "no complete trial"])
             continue
-        score, error = best.metrics[goal], error_of(best, goal)
-        against = EMPTY if best is baseline or baseline is None else _difference(best, baseline, goal)
-        above = [f"{score - max(scores.values()):+.3f}"] if scores else []
-        interval = _interval(score, error, most=1.0)
-        lines.append([f"best of {arm}", str(best.number), f"{score:.3f}", interval, against, *above])
-    lines += [
-        [f"no image: {IMAGE_BLIND[name]}", EMPTY, f"{score:.3f}", EMPTY, EMPTY, EMPTY] for name, score in scores.items()
-    ]
-    return lines
+        above = [f"{best.metrics[goal] - max(scores.values()):+.3f}"] if scores else []
+        interval = _in_words(_score_interval(best, goal))
+        lines.append([f"best of {arm}", str(best.number), f"{best.metrics[goal]:.3f}", interval, *above])
+    lines += [[f"no image: {IMAGE_BLIND[name]}", EMPTY, f"{score:.3f}"] for name, score in scores.items()]
+    highest = overall.metrics.get(f"{goal}_max", math.nan) if overall else math.nan
+    if math.isfinite(highest):
+        lines.append(["best possible map on the student's patches", EMPTY, f"{highest:.3f}"])
+    return [[*line, *[EMPTY] * (num_columns - len(line))] for line in lines]
 
 
-def _difference(record: Record, baseline: Record, goal: str) -> str:
-    difference = record.metrics[goal] - baseline.metrics[goal]
-    errors = [error_of(record, goal), error_of(baseline, goal)]
-    known = [error for error in errors if error is not None]
-    total = math.hypot(*known) if len(known) == len(errors) else None
-    return f"{difference:+.3f}, {_interval(difference, total, sign='+')}"
+def _score_interval(record: Record, goal: str) -> Interval:
+    """Returns a score with its 95 % interval, as the model card of the student states it."""
+    return logit_interval(record.metrics[goal], error_of(record, goal) or math.nan)
 
 
-def _interval(value: float, error: float | None, sign: str = "", most: float = math.inf) -> str:
-    if error is None:
-        return "not known"
-    low, high = value - NORMAL_95 * error, min(value + NORMAL_95 * error, most)  # no score exceeds 1
-    return f"{low:{sign}.3f} to {high:{sign}.3f}"
+def _in_words(interval: Interval, sign: str = "") -> str:
+    return UNKNOWN if math.isnan(interval.low) else f"{interval.low:{sign}.3f} to {interval.high:{sign}.3f}"

@@ -15,7 +15,12 @@ from sweep.types import Record
 
 
 def ended(
-    folder: SweepFolder, store: str, records: Sequence[Record], arms: Sequence[str], select: str | Selection
+    folder: SweepFolder,
+    store: str,
+    records: Sequence[Record],
+    arms: Sequence[str],
+    goals: Sequence[str],
+    select: str | Selection,
 ) -> Ended:
     """Returns what the report of a sweep that has ended adds. What cannot be made is left out with the reason.
 
@@ -37,7 +42,7 @@ def ended(
         sizes = {part: len(opened.rows(part)) for part in ("train", "val", "test")}
         named = zip(("training", "validation", "test"), sizes.values(), strict=True)
         facts["split"] = ", ".join(f"{count} {name} images" for name, count in named)
-        return Ended(facts, pictures(opened, folder, records, arms, select))
+        return Ended(facts, pictures(opened, folder, records, arms, goals, select))
     except UserError:  # its text may name files of the cohort
         return Ended(facts, "<p>The prepared cohort or a student could not be read, so no pictures were drawn.</p>")
     except Exception as error:  # a report without pictures is worth more than none

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Final
 
 import pandas as pd
 
@@ -12,22 +14,25 @@ from mmpkd.machine.files import write_atomically
 from sweep.arm_styles import arm_styles
 from sweep.reports.arms import ArmTotals
 from sweep.reports.choosing import choices_in_words
-from sweep.reports.console import few_patients, image_blind_scores, resolution, without_complete
-from sweep.reports.page.figures import (
-    EFFECT_POINTS,
-    MIN_POINTS,
-    curve_figures,
-    effect_figures,
-    front_figures,
-    parallel_figure,
-)
-from sweep.reports.page.importance import importances
-from sweep.reports.page.sections import answer, arms_table, bars, best_table, front_table, origin
+from sweep.reports.console import few_patients, resolution, without_complete
+from sweep.reports.page.commands import commands, storage_of
+from sweep.reports.page.figures import curve_figures, front_figures
+from sweep.reports.page.parameters import parameters
+from sweep.reports.page.sections import answer, arms_table, origin, trials_table
 from sweep.reports.page.style import PAGE
-from sweep.reports.teachers import teacher_warnings
+from sweep.reports.teachers import students_above_teachers, teacher_warnings
 from sweep.selection import Selection
 from sweep.storage.layout import SweepFolder
 from sweep.types import Record
+
+ERRORS: Final = (
+    "Bars and ± are one standard error over validation patients; those of means over seeds are over patients and "
+    "seeds. All equal: every resampling of the patients gives the same score, so that its error is unknown. "
+    "± ?: too few patients have a score."
+)
+AT_THE_END: Final = (
+    "Pictures of where the students look, importances of parameters and the command of the sweep follow at the end."
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ def write_report(
     totals: Sequence[ArmTotals] = (),
     note: str = "",
     ended: Ended | None = None,
+    storage: str = "",
 ) -> None:
     """Writes the report. The table of epochs must exist already, because the learning curves are drawn from that table.
 
@@ -62,52 +68,77 @@ def write_report(
         note: a line for the head of the report, for example that the sweep still runs.
         ended: what the report of an ended sweep shows beside the rest; None while the sweep runs. Importances of
             parameters are shown at the end, too.
+        storage: the folder or address of all sweeps, for the commands that pick a trial. It is the folder's own by
+            default.
     """
-    styles = arm_styles(arms)
-    complete = [record for record in records if record.state == "complete"]
     counts = ", ".join(
         f"{sum(record.state == state for record in records)} {state}" for state in ("complete", "pruned", "failed")
     )
-    errors = (
-        "Bars and ± are standard errors over validation patients; those of means over seeds are over patients and "
-        "seeds. All equal: every resampling of the patients gives the same score, so that its error is unknown. "
-        "± ?: too few patients have a score."
-    )
-    parts = [f"<p><strong>{escape(note)}</strong></p>"] if note else []
-    parts += [f"<h2>The answer</h2>{answer(records, arms, goals)}"] if complete else []
-    parts += [f'<p class="note">{counts}. {errors}</p>']
-    if complete:
-        parts += [f"<h2>Best trials</h2>{best_table(records, arms, goals, select)}"]
-    notes = [
-        *choices_in_words(records, goals),
-        *image_blind_scores(records, goals),
-        *teacher_warnings(records, arms),
-        *without_complete(records, arms),
-        *few_patients(records),
-        *resolution(records, goals, auroc_error),
-    ]
-    items = "".join(f"<li>{escape(note.rstrip('.'))}.</li>" for note in notes)
-    parts += [f"<h3>What limits this</h3><ul>{items}</ul>"] if notes else []
-    if complete:
-        parts += [f"<h2>Front</h2>{front_table(records, goals, select)}{front_figures(records, goals, styles)}"]
-    if ended is not None and ended.pictures:
-        parts += [f"<h2>Where the students look</h2>{ended.pictures}"]
+    records, goals, missing = _with_values(records, goals)
+    styles = arm_styles(arms)
     epochs = pd.read_parquet(folder.epochs)
-    if len(epochs):
-        parts += [f"<h2>Learning curves</h2>{curve_figures(epochs, records, goals, styles)}"]
-    for arm in arms:
-        shares = {goal: importances(records, arm, goal) for goal in goals} if ended is not None else {}
-        drawn = [
-            *(f"<h3>Importance for {escape(goal)}</h3>{bars(each)}" for goal, each in shares.items() if each),
-            parallel_figure(records, arm, goals, styles[arm]),
-            effect_figures(records, arm, goals, styles[arm], EFFECT_POINTS // len(arms)),
+    storage = storage or storage_of(folder)
+    parts: dict[str, str] = {}  # by title
+    if goals and any(record.state == "complete" for record in records):
+        limits = [
+            *choices_in_words(records, goals),
+            *teacher_warnings(records, arms),
+            *students_above_teachers(records, arms),
+            *without_complete(records, arms),
+            *few_patients(records),
+            *resolution(records, goals, auroc_error),
         ]
-        num_complete = sum(record.arm == arm for record in complete)
-        few = f"Effects of parameters are shown from {MIN_POINTS} complete trials on; this arm has {num_complete}."
-        body = "".join(drawn) or f'<p class="note">{few}</p>'
-        method = "Importances are Optuna's, by the mean decrease of impurity in a random forest; they sum to 1."
-        body += f'<p class="note">{method}</p>' if any(shares.values()) else ""
-        parts += [f"<h2>Parameters of {escape(arm)}</h2>{body}"] if num_complete else []
-    parts += [f"<h2>Arms</h2>{arms_table(totals)}"] if totals else []
-    parts += [f"<h2>How it was made</h2>{origin(folder, records, totals, ended.facts if ended else {})}"]
-    write_atomically(folder.report, PAGE.format(name=escape(folder.name), body="\n".join(parts)))
+        parts["The answer"] = answer(records, arms, goals) + _list("What limits this", [*missing, *limits])
+        parts["Trials to pick from"] = (
+            f'{trials_table(records, arms, goals, select)}<p class="note">{ERRORS}</p>'
+            f"{front_figures(records, goals, styles)}"
+            f"<h3>Take a student, with its model card</h3>{commands(folder.name, storage, records, goals, select)}"
+        )
+    if ended is not None and ended.pictures:
+        parts["Where the students look"] = ended.pictures
+    if len(epochs) and goals:
+        parts["Learning curves"] = curve_figures(epochs, records, goals, styles)
+    if goals:
+        parts["What parameters do"] = parameters(records, arms, goals, styles, ended is not None)
+    parts["Arms"] = arms_table(totals) if totals else ""
+    parts["How it was made"] = origin(folder, records, totals, ended.facts if ended else {})
+    parts = {title: body for title, body in parts.items() if body}
+    later = "" if ended else f" {AT_THE_END}"
+    head = f"<p><strong>{escape(note)}.</strong>{later}</p>" if note else ""
+    links = " · ".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in parts)
+    head += f'<p class="note">{counts}</p><nav>{links}</nav>'
+    head += _list("What limits this", missing) if "The answer" not in parts else ""
+    sections = [f'<h2 id="{_anchor(title)}">{title}</h2>{body}' for title, body in parts.items()]
+    write_atomically(folder.report, PAGE.format(name=escape(folder.name), body="\n".join([head, *sections])))
+
+
+def _with_values(records: Sequence[Record], goals: Sequence[str]) -> tuple[list[Record], list[str], list[str]]:
+    """Returns the trials and the goals that can be shown, and a sentence about each goal of which values are missing.
+
+    Sweeps fail trials without a value of a goal. Tables of earlier versions and of other programs may hold such trials.
+    """
+    complete = [record for record in records if record.state == "complete"]
+    known = {
+        goal: {record.number for record in complete if math.isfinite(record.metrics.get(goal, math.nan))}
+        for goal in goals
+    }
+    shown = [goal for goal in goals if known[goal] or not complete]
+    why = "its validation patients allow no such score"
+    lines = [f"{goal} is left out, because no complete trial has a value: {why}" for goal in goals if goal not in shown]
+    lacking: set[int] = set()
+    for goal in shown:
+        numbers = {record.number for record in complete} - known[goal]
+        lacking |= numbers
+        listed = ", ".join(map(str, sorted(numbers)))
+        lines += [f"these complete trials have no value of {goal} and are left out: {listed}"] if numbers else []
+    return [record for record in records if record.number not in lacking], shown, lines
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    """Returns sentences below a title; nothing if there are none."""
+    items = "".join(f"<li>{escape(line.rstrip('.'))}.</li>" for line in lines)
+    return f"<h3>{title}</h3><ul>{items}</ul>" if lines else ""
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")

@@ -11,8 +11,6 @@ import io
 import time
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -21,106 +19,140 @@ from PIL import Image
 
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
-from mmpkd.export import student_file
-from mmpkd.export.student_file import Exported
 from mmpkd.scoring.pictures import OUTLINE, as_picture, example_rows, outline, student_maps, under_map
-from mmpkd.types import UserError
 from sweep.selection import Selection, best_first, rule_of
-from sweep.storage.layout import STUDENT, SweepFolder
+from sweep.space.search_config import SCORES
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import candidates, compared_metric
+from sweep.students import read_student
 from sweep.transfer.attempts import kept_student
 from sweep.types import Record
 
 NUM_IMAGES: Final = 8
 MAX_STUDENTS: Final = 8  # columns; more would make the page large and each picture small
 SECONDS: Final = 60.0  # no further student is drawn after this time
-SIDE: Final = 200  # pixels, longest side of a picture
+SIDE: Final = 200  # pixels, longest side of a picture where few stand beside each other
+PAGE_WIDTH: Final = 1080  # pixels, of the page's text (`style.py`)
 LEGEND: Final = (
-    "Bright: where the student looks. Outlined: the region. The images are spread over the validation part; they were "
-    "not chosen by their scores."
+    "Each column is one trial, which its head names. Bright: where the student looks. Outlined: the region. The images "
+    "are spread over the validation part; they were not chosen by their scores."
+)
+CREDENTIALED: Final = (
+    "The cohort is credentialed, so the report has no pictures of it. Where its images may be looked at, mmpkd.predict "
+    "draws the map of a picked student over them."
 )
 
 
 def pictures(
-    store: Store, folder: SweepFolder, records: Sequence[Record], arms: Sequence[str], select: str | Selection
+    store: Store,
+    folder: SweepFolder,
+    records: Sequence[Record],
+    arms: Sequence[str],
+    goals: Sequence[str],
+    select: str | Selection,
 ) -> str:
-    """Returns a table of pictures as HTML: a row for each of at most `NUM_IMAGES` validation images with a region,
-    a column for the image alone and one for the best student of each arm. Where there is nothing to draw, returns the
-    reason.
+    """Returns a table of pictures as HTML: a row for each of at most `NUM_IMAGES` validation images with a region, a
+    column for the image alone, one for the best student of each arm, and one for the best by each goal of localisation.
+    Where there is nothing to draw, returns the reason.
 
-    Only trials on the front and the best by `search.select` keep their students. The best trial of an arm whose student
-    is kept stands for the arm.
+    Only trials on the front and the best by `search.select` keep their students. The best trial whose student is kept
+    stands for an arm or a goal. Its column names it.
     """
     if store.facts.credentialed:
-        return _note("The cohort is credentialed, so the report has no pictures of it.")
-    kept = [(arm, *_best_kept(folder, records, arm, select)) for arm in arms][:MAX_STUDENTS]
-    folds = {_config(record).cohort.fold for _, record, _ in kept if record is not None}
-    notes = [line for _, _, line in kept if line]
-    if not folds:
-        return _note(" ".join(["No arm has a student that is kept.", *notes]))
-    fold = min(folds)
+        return note(CREDENTIALED)
+    students, notes = _students(folder, records, arms, goals, select)
+    if not students:
+        return note(" ".join(["No arm has a student that is kept.", *notes]))
+    fold = min(_config(record).cohort.fold for record, _ in students)
     rows = example_rows(store, fold, NUM_IMAGES)
     if not any(store.rois(int(row)) for row in rows):
-        return _note("No validation image has a region, so there is nothing to compare maps with.")
-    columns = [("image", [_picture(store, int(row), None) for row in rows])]
+        return note("No validation image has a region, so there is nothing to compare maps with.")
+    side = side_of(len(students))
+    columns = [("image", [picture(store, int(row), None, side) for row in rows])]
     begin = time.monotonic()
-    for arm, record, _ in kept:
-        if record is None:
-            continue
+    for record, title in students:
         if _config(record).cohort.fold != fold:
-            notes.append(f"The student of trial {record.number} ({arm}) was trained with another validation fold.")
+            notes.append(f"The student of trial {record.number} was trained with another validation fold.")
         elif time.monotonic() - begin > SECONDS:
-            notes.append(f"No time was left for {arm}: pictures get {SECONDS:.0f} s.")
+            notes.append(f"No time was left for trial {record.number}: pictures get {SECONDS:.0f} s.")
         else:
-            maps = student_maps(_read(folder, record), store, rows, _config(record).student.reads)
-            drawn = [_picture(store, int(row), map_hw) for row, map_hw in zip(rows, maps, strict=True)]
-            columns.append((f"{arm}, trial {record.number}", drawn))
-    notes.insert(0, LEGEND)
-    head = "".join(f"<th>{escape(name)}</th>" for name, _ in columns)
-    lines = zip(*(cells for _, cells in columns), strict=True)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
-    width = f"max-width:{SIDE * len(columns)}px"
-    drawing = f'<table class="plain"><tr>{head}</tr>{body}</table>'
-    return f'<div class="pictures" style="{width}">{drawing}</div>{_note(" ".join(notes))}'
+            maps = student_maps(read_student(folder, record.number), store, rows, _config(record).student.reads)
+            drawn = [picture(store, int(row), map_hw, side) for row, map_hw in zip(rows, maps, strict=True)]
+            columns.append((title, drawn))
+    return note(" ".join([LEGEND, *notes])) + picture_table(columns, side)
 
 
-def _best_kept(
-    folder: SweepFolder, records: Sequence[Record], arm: str, select: str | Selection
-) -> tuple[Record | None, str]:
-    """Returns the best trial of an arm whose student is kept, with a sentence if it is not the best of the arm."""
-    of_arm = [record for record in candidates(records) if record.arm == arm]
-    metric = compared_metric(records, rule_of(select).maximize)
-    ordered = best_first([record for record in of_arm if metric in record.metrics], metric)
-    for record in ordered:
-        if kept_student(folder, record.number) is not None:
-            if record is ordered[0]:
-                return record, ""
-            return record, f"The student of trial {ordered[0].number}, the best of {arm}, is not kept."
-    return None, f"No student of {arm} is kept." if of_arm else f"No trial of {arm} is complete."
+def side_of(num_students: int) -> int:
+    """Returns the longer side of a picture in pixels, if a row has the image alone and one for each student."""
+    return min(SIDE, PAGE_WIDTH // (1 + num_students))
+
+
+def picture_table(columns: Sequence[tuple[str, Sequence[str]]], side: int) -> str:
+    """Returns a table of pictures as HTML.
+
+    Args:
+        columns: for each column its title and its pictures as HTML.
+        side: the longer side of a picture in pixels.
+    """
+    head = "".join(f"<th>{escape(title)}</th>" for title, _ in columns)
+    named = [[f'<td data-name="{escape(title, quote=True)}">{cell}</td>' for cell in cells] for title, cells in columns]
+    body = "".join(f"<tr>{''.join(line)}</tr>" for line in zip(*named, strict=True))
+    on_a_phone = 2 if len(columns) in (2, 4) else 3  # pictures beside each other
+    width = f"max-width:{side * len(columns)}px;--on-a-phone:{on_a_phone}"
+    drawing = f'<table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="pictures" style="{width}">{drawing}</div>'
+
+
+def _students(
+    folder: SweepFolder, records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str | Selection
+) -> tuple[list[tuple[Record, str]], list[str]]:
+    """Returns the trials whose students are drawn, each with the title of its column, and sentences about those that
+    cannot be drawn. A trial that is the best in several respects has one column.
+    """
+    chosen = rule_of(select).maximize
+    of_regions = [goal for goal in goals if SCORES.get(goal) == "ROIs"]
+    most = MAX_STUDENTS - len(of_regions)
+    wanted = [(f"best of {arm} by {chosen}", [arm], chosen) for arm in arms[:most]]
+    wanted += [(f"best {goal}", list(arms), goal) for goal in of_regions]
+    titles: dict[int, str] = {}
+    notes = [f"Only the first {most} of {len(arms)} arms have pictures."] if len(arms) > most else []
+    for title, among, goal in wanted:
+        metric = compared_metric(records, goal)
+        trials = [each for each in candidates(records) if each.arm in among and metric in each.metrics]
+        ordered = best_first(trials, metric)
+        kept = next((record for record in ordered if kept_student(folder, record.number) is not None), None)
+        if kept is None:
+            notes.append(
+                f"No student of {title} is kept." if trials else f"No trial of {', '.join(among)} is complete."
+            )
+            continue
+        if kept is not ordered[0]:
+            notes.append(
+                f"The student of trial {ordered[0].number}, {title}, is not kept; the next best stands for it."
+            )
+        before = titles.get(kept.number)
+        titles[kept.number] = f"{before}, {title}" if before else f"trial {kept.number}: {title}"
+    by_number = {record.number: record for record in records}
+    return [(by_number[number], title) for number, title in titles.items()], notes
 
 
 def _config(record: Record) -> TrialConfig:
     return TrialConfig.model_validate_json(record.config)
 
 
-def _read(folder: SweepFolder, record: Record) -> Exported:
-    place = kept_student(folder, record.number)
-    if place is None:
-        raise UserError(f"the student of trial {record.number} is gone; train it again with sweep.pick")
-    with TemporaryDirectory() as scratch:
-        place.download(STUDENT, Path(scratch) / STUDENT)
-        return student_file.read(Path(scratch) / STUDENT)
+def picture(store: Store, row: int, map_hw: NDArray[np.float32] | None, side: int) -> str:
+    """Returns an image without its padding, under a map if there is one, with its regions outlined.
 
-
-def _picture(store: Store, row: int, map_hw: NDArray[np.float32] | None) -> str:
-    """Returns an image without its padding, under a map if there is one, with its regions outlined."""
+    Args:
+        side: the longer side of the picture in pixels.
+    """
     image = as_picture(np.array(store.image_NCHW[row]))
     picture = Image.fromarray(image).convert("RGB")
     if map_hw is not None:
         picture = under_map(image, map_hw).resize(picture.size)  # that of a large image is smaller than the image
     roi = Image.fromarray(store.roi_mask(np.array([row]))[0].any(axis=0))
     top, left, bottom, right = store.content_box_N4[row].tolist()
-    scale = SIDE / max(bottom - top, right - left)
+    scale = side / max(bottom - top, right - left)
     size = (max(round((right - left) * scale), 1), max(round((bottom - top) * scale), 1))
     picture, roi = (each.crop((left, top, right, bottom)).resize(size) for each in (picture, roi))
     pixels = np.array(picture)
@@ -135,5 +167,5 @@ def _tag(picture: Image.Image, text: str) -> str:
     return f'<img alt="{text}" src="data:image/jpeg;base64,{code}">'
 
 
-def _note(text: str) -> str:
+def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
 from sweep.provenance import code_commit, library_versions
 from sweep.reports.arms import ARM_COLUMNS, ArmTotals
-from sweep.reports.console import TEACHER_COLUMN, cells, off_front, off_front_label, sampled
+from sweep.reports.console import TEACHER_COLUMN, cells, off_front, sampled
 from sweep.reports.page.answer import BASELINE, CAUTION, EMPTY, INTERVALS, VERDICT, columns, rows, sentences
 from sweep.selection import Selection, best_first, rule_of
 from sweep.storage.layout import BEST, SweepFolder
-from sweep.storage.records import IMAGE_BLIND, best_of, compared_metric, front_of, image_blind_scores_of, picked
+from sweep.storage.records import best_of, compared_metric, front_of, picked
 from sweep.types import Record
 
 EMPTY_CELL: Final = ' class="empty"'  # a phone leaves such a cell out
@@ -32,32 +33,30 @@ def answer(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str])
     return f'{words}{"".join(tables)}<p class="note">{INTERVALS}</p>'
 
 
-def best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str | Selection) -> str:
-    """Returns a table of the best trial by each goal, the trial of best.yaml, the best of each arm that has no trial on
-    the front, and always the best of the arm without a teacher.
+def trials_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str | Selection) -> str:
+    """Returns a table of the trials from which a reader picks: the trials on the front, the best by `select` first,
+    then those of `off_front`, the best by each goal where a tie keeps it off the front, and always the best of the arm
+    without a teacher. The first column says why a trial is shown.
     """
     chosen = picked(records, select)
-    marked = select if chosen else ""
-    best = [(f"best {goal}{f' ({BEST})' * (goal == marked)}", best_of(records, goal)) for goal in goals]
-    if chosen and marked not in goals:
-        best.append((f"{BEST}: best {select}", chosen))
-    best += [
-        (off_front_label(record, records, select), record)
-        for record in off_front(records, arms, goals, select)
-        if record is not chosen  # the picked trial already has a row
-    ]
-    of_baseline = best_of([record for record in records if record.arm == BASELINE], select)
-    if of_baseline and not any(label.startswith(f"best of {BASELINE},") for label, _ in best):
-        best.append((f"best {BASELINE}", of_baseline))
-    lines = [[label, *cells(record, goals), sampled(record)] for label, record in best if record is not None]
-    return table(["", *_trial_columns(goals)], [*lines, *_blind_rows(records, goals, 3)])
-
-
-def front_table(records: Sequence[Record], goals: Sequence[str], select: str | Selection) -> str:
-    """Returns a table of the trials on the front, the best by `select` first."""
     front = best_first(front_of(records, goals), compared_metric(records, rule_of(select).maximize))
-    lines = [[*cells(record, goals), sampled(record)] for record in front]
-    return table(_trial_columns(goals), [*lines, *_blind_rows(records, goals, 2)])
+    best = {goal: best_of(records, goal) for goal in goals}
+    of_baseline = best_of([record for record in records if record.arm == BASELINE], select)
+    others = off_front(records, arms, goals, select)
+    shown = {record.number: record for record in [*front, *others, *best.values(), of_baseline] if record is not None}
+    lines = []
+    for record in shown.values():
+        reasons = [f"{BEST}: best {select}"] if record is chosen else []
+        of_goals = [goal for goal in goals if record is best[goal]]
+        reasons += [f"best {goal}" for goal in of_goals if record is not chosen or goal != select]
+        reasons += ["best of the arm"] if record is of_baseline or (record in others and not reasons) else []
+        off = "reads another image at test" if record.reference else "not on the front"
+        reasons.append("on the front" if record in front else off)
+        lines.append([", ".join(reasons), *cells(record, goals), sampled(record)])
+    names, teacher = ["", "trial", "arm", *goals, TEACHER_COLUMN, "sampled"], 3 + len(goals)
+    if not any(line[teacher] for line in lines):  # its empty column would narrow the others
+        names, *lines = ([*line[:teacher], *line[teacher + 1 :]] for line in [names, *lines])
+    return table(names, lines)
 
 
 def arms_table(totals: Sequence[ArmTotals]) -> str:
@@ -75,7 +74,8 @@ def origin(
     """
     plan = folder.read_plan()
     lines = {"protocol": PROTOCOL, **facts}
-    lines |= {"data": f"fingerprint {plan['store']}, {plan.get('samples', '?')} images"} if "store" in plan else {}
+    images = f", {plan['samples']} images" if plan.get("samples") else ""
+    lines |= {"data": f"fingerprint {plan['store']}{images}"} if plan.get("store") else {}
     lines |= {"code": f"commit {commit}"} if (commit := code_commit()) else {}
     lines["versions"] = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     hours = sum(arm.device_hours for arm in totals)
@@ -92,13 +92,18 @@ def table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td data-name="{escape(name, quote=True)}"{EMPTY_CELL * (cell in ("", EMPTY))}>{escape(cell)}</td>'
+            f'<td data-name="{escape(name, quote=True)}"{EMPTY_CELL * (cell in ("", EMPTY))}>{_unbroken(cell)}</td>'
             for name, cell in zip(names, line, strict=True)
         )
         + "</tr>"
         for line in lines
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _unbroken(cell: str) -> str:
+    """Returns a cell as HTML in which no line breaks between a score and its error, or inside an interval."""
+    return re.sub(r" ± | to (?=[+-]?\d)", lambda match: match[0].replace(" ", "&nbsp;"), escape(cell))
 
 
 def bars(shares: Mapping[str, float]) -> str:
@@ -108,23 +113,3 @@ def bars(shares: Mapping[str, float]) -> str:
         for name, share in shares.items()
     )
     return f'<dl class="bars">{items}</dl>'
-
-
-def _trial_columns(goals: Sequence[str]) -> list[str]:
-    return ["trial", "arm", *goals, TEACHER_COLUMN, "sampled"]
-
-
-def _blind_rows(records: Sequence[Record], goals: Sequence[str], before: int) -> list[list[str]]:
-    """Returns a row for each kind of map that ignores the image, with its scores.
-
-    Args:
-        before: the number of columns before the goals.
-    """
-    best = {goal: best_of(records, goal) for goal in goals}
-    scores = {goal: image_blind_scores_of(record, goal) if record else {} for goal, record in best.items()}
-    lines = []
-    for name, text in IMAGE_BLIND.items():
-        if any(name in each for each in scores.values()):
-            shown = [f"{each[name]:.3f}" if name in each else EMPTY for each in scores.values()]
-            lines.append([f"no image: {text}", *([EMPTY] * (before - 1)), *shown, EMPTY, EMPTY])
-    return lines

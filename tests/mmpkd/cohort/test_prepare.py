@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mmpkd.cohort import facts, journal, reader_for
+from mmpkd.cohort import facts, journal, reader_for, splits
 from mmpkd.cohort import prepare as preparation
 from mmpkd.cohort.facts import RawImage
 from mmpkd.cohort.prepare import prepare
@@ -255,3 +255,16 @@ def test_an_official_validation_part_has_no_folds(tiny_cohort: CohortConfig, cac
     assert [len(store.rows(part)) for part in ("train", "val", "test")] == [60, 30, 12]
     with pytest.raises(CohortError, match=r"cohort\.fold=2: the cohort has an official validation part"):
         store.rows("val", 2)
+
+
+def test_folds_are_dealt_once(root: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For an evaluation as well, which first tries whether they can be dealt."""
+    numbers, deal = [], splits._deal_by_strata
+
+    def counted(scan: facts.Scan, chosen: Any, number: int) -> Any:
+        numbers.append(number)
+        return deal(scan, chosen, number)
+
+    monkeypatch.setattr(splits, "_deal_by_strata", counted)
+    store = prepare(config(root), fresh, folds=False)
+    assert numbers == [5] and store.num_folds == 4

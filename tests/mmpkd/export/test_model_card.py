@@ -28,6 +28,8 @@ ORIGIN = Origin(
         "val/auroc": 0.8,
         "val/auroc_se": 0.08,
         "val/ap": float("nan"),
+        "val/brier": 0.25,
+        "val/brier_calibrated": 0.2,
         "val/pointing": 0.056,
         "val/pointing_chance": 0.05,
         "val/pointing_centre": 0.22,
@@ -48,8 +50,19 @@ def test_scores_stand_with_intervals_beside_baselines(exported: Exported) -> Non
     columns = "value | 95 % interval | uniform map | map of the centre | mean ROI of the training images |"
     assert header == f"| score | {columns}"
     assert "| AUROC | 0.800 | 0.600 to 0.914 |  |  |  |" in lines
-    assert "| pointing: the maximum of the map lies in the ROI | 0.056 | unknown | 0.050 | 0.220 | 0.582 |" in lines
+    assert "| pointing: the maximum of the map lies in the ROI | 0.056 | none | 0.050 | 0.220 | 0.582 |" in lines
     assert not [line for line in lines if "average precision" in line or "| nan" in line]
+    assert [line for line in lines if "Brier score (" in line] == [
+        "| Brier score (lower is better) | 0.200 | none |  |  |  |"
+    ]
+
+
+def test_a_card_without_calibrated_scores_says_so(exported: Exported) -> None:
+    scores = {"val/auroc": 1.0, "val/auroc_se": float("nan"), "val/brier": 0.25}
+    text = model_card(replace(exported, origin=replace(ORIGIN, scores=scores)))
+    assert "| Brier score before calibration (lower is better) | 0.250 | none |" in text
+    assert "of an earlier version, states no Brier score and calibration error after calibration" in text
+    assert "| AUROC | 1.000 | none |" in text and "all resamplings of the patients give the same value" in text
 
 
 def test_data_and_protocol_are_stated(exported: Exported) -> None:

@@ -17,7 +17,7 @@ from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.export import student_file
-from mmpkd.export.origin import Origin
+from mmpkd.export.origin import CALIBRATED, Origin
 from mmpkd.export.student_file import Exported, best_threshold, fit_temperature
 from mmpkd.train import train
 from mmpkd.types import ConfigError, lay_out
@@ -73,7 +73,12 @@ def test_the_file_states_its_training_in_numbers(
     assert (origin.reader, origin.teachers, origin.objectives) == ("synthetic", ("tabular",), ("features", "logits"))
     last = checkpoint.read(folder / "last.pt")["history"][-1]["metrics"]
     wanted = {name: value for name, value in last.items() if name.startswith("val/")}
-    assert origin.scores.keys() == wanted.keys() and origin.scores["val/auroc"] == wanted["val/auroc"]
+    assert origin.scores.keys() == {*wanted, *CALIBRATED.values()} and origin.scores["val/auroc"] == wanted["val/auroc"]
+    with torch.inference_mode():
+        logits_NK = exported.student(torch.tensor(store.image_NCHW[rows["val"]]).float() / 255).logits_BK.numpy()
+    errors_NK = (exported.probabilities(logits_NK) - store.target_NK[rows["val"]]) ** 2
+    assert origin.scores["val/brier_calibrated"] == pytest.approx(errors_NK.sum(axis=1).mean(), abs=1e-6)
+    assert origin.scores["val/brier_calibrated"] < wanted["val/brier"]  # temperatures are fitted on these images
     content = (folder / student_file.NAME).read_bytes()
     place = content.index(b'reader\\": \\"synthetic') + 15
     (tmp_path / student_file.NAME).write_bytes(content[:place] + b"x" + content[place + 1 :])

@@ -169,12 +169,14 @@ def test_without_a_model_all_differences_may_be_luck() -> None:
     # Assumed means 0.14, 0.2 and 0.26, and noise of -0.08, 0 and 0.08 in any order: in five of the six orders the best
     # trial has 0.08. The third has 0 where the first has 0.08 and the second -0.08.
     assert optimism(arm_b, GOAL) == pytest.approx(0.08 * 5 / 6, rel=0.03)
-    line = (
-        "val/auroc 0.780 of trial 4, the best of 8, is expected to be up to 0.120 too high by luck; observed scores "
-        "are compared, because no model predicts them well enough in arm a (5 of the 8 complete trials that a model "
-        "needs) and arm b (leave-one-out R² 0.36, 0.5 is needed)"
+    line = "val/auroc 0.780 of trial 4, the best of 8, is expected to be up to 0.120 too high by luck"
+    reason = (
+        "observed scores are compared, because no model predicts them well enough: val/auroc in arm a (5 of the 8 "
+        "complete trials that a model needs) and arm b (leave-one-out R² 0.36, 0.5 is needed)"
     )
-    assert choices_in_words([*records, *arm_b], [GOAL]) == [line]
+    assert choices_in_words([*records, *arm_b], [GOAL]) == [line, reason]
+    (*_, shared) = choices_in_words(records, [GOAL, GOAL])
+    assert shared.endswith("enough: val/auroc and val/auroc in arm a (5 of the 8 complete trials that a model needs)")
     assert choices_in_words(records[:1], [GOAL]) == [] == choices_in_words([], [GOAL]), "nothing was chosen"
     few = [replace(record, arm=str(record.number)) for record in records]
     assert optimism(few, GOAL) == pytest.approx(0.12), "arms of one trial are one group"
@@ -232,7 +234,7 @@ def test_a_chosen_trial_without_its_student_is_named(tmp_path: Path) -> None:
         return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
     line = "the student of trial 1 is not kept, because better scores were observed"
-    assert f"{line}; to train it again: python -m mmpkd.train config={folder.best}" in summary()
+    assert f"{line}; to train it again (1 s in the sweep): python -m mmpkd.train config={folder.best}" in summary()
     (folder.checkpoints_of(1) / "attempt-1").mkdir(parents=True)
     (folder.checkpoints_of(1) / "attempt-1" / "last.pt").touch()
     assert "the student of" not in summary()

@@ -31,7 +31,7 @@ from sweep.reports.console import (
 from sweep.reports.final import planned_error
 from sweep.reports.page.page import write_report
 from sweep.reports.tables import trials_table
-from sweep.reports.teachers import teacher_warnings
+from sweep.reports.teachers import students_above_teachers, teacher_warnings
 from sweep.search.budget import Ledger
 from sweep.storage.layout import SweepFolder
 from sweep.types import Record
@@ -69,8 +69,8 @@ def reported(folder: Path, records: Sequence[Record], arms: Sequence[str], goals
 
 
 def cells_alone(page: str) -> str:
-    """Returns a page without the names of columns that each cell carries for phones."""
-    return re.sub(r'<td data-name="[^"]*">', "<td>", page)
+    """Returns a page without the names of columns that each cell carries for phones, and with ordinary spaces."""
+    return re.sub(r'<td data-name="[^"]*">', "<td>", page).replace("&nbsp;", " ")
 
 
 def summed_up(folder: Path, records: Sequence[Record], arms: Sequence[str]) -> str:
@@ -138,7 +138,7 @@ def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) ->
     assert "not on the front" not in front(RECORDS, ARMS, GOALS, "val/auroc")
 
     page = reported(tmp_path, records, (*ARMS, "text"))
-    assert re.search(r"best of none, not on the front</td><td>3</td><td>none</td><td>0\.800", page)
+    assert re.search(r"best of the arm, not on the front</td><td>3</td><td>none</td><td>0\.800", page)
     line = "arm text has no complete trial, so it cannot be compared"
     assert line in page and line in summed_up(tmp_path, records, (*ARMS, "text"))
     assert "has no complete trial" not in summed_up(tmp_path, records, ARMS)
@@ -151,7 +151,8 @@ def test_the_picked_trial_is_shown_where_a_tie_keeps_it_off_the_front(tmp_path: 
     assert [lines[number].split()[0] for number in rows] == ["2", "1"]
     assert lines[rows[1] + 1].strip() == "(best.yaml: best val/auroc, not on the front)"
     page = reported(tmp_path, records, ARMS)
-    assert "best val/auroc (best.yaml)</td><td>1</td>" in page and "not on the front" not in page
+    assert "best.yaml: best val/auroc, best of the arm, not on the front</td><td>1</td>" in page
+    assert "best val/pointing, on the front</td><td>2</td>" in page
 
 
 def test_the_report_shows_estimates_where_they_are_compared(tmp_path: Path) -> None:
@@ -161,7 +162,8 @@ def test_the_report_shows_estimates_where_they_are_compared(tmp_path: Path) -> N
         estimates = {"val/auroc_estimate": estimate, "val/auroc_compared": estimate}
         records.append(replace(each, metrics={**each.metrics, **extra, **estimates}))
     page = reported(tmp_path, records, ARMS)
-    assert "best val/auroc (best.yaml)</td><td>2</td><td>tabular</td><td>0.880 ± 0.020, estimated 0.870 ± 0.015" in page
+    scores = "0.880 ± 0.020, estimated 0.870 ± 0.015"
+    assert f"best.yaml: best val/auroc, on the front</td><td>2</td><td>tabular</td><td>{scores}" in page
     assert "the score of a trial that is chosen in this way is on average 0.010 too high by luck" in page
     assert ">val/auroc, as compared</text>" in page and ">val/pointing, as compared" not in page
 
@@ -172,7 +174,8 @@ def test_what_reads_another_image_at_test_is_named_so(tmp_path: Path) -> None:
     records = [reference, record(2, 0.895, 0.3), record(3, 0.85, 0.2)]
     marked = "best of superior, which reads another image at test"
     assert marked in front(records, ("none", "superior"), GOALS, "val/auroc")
-    assert marked in reported(tmp_path, records, ("none", "superior"))
+    page = reported(tmp_path, records, ("none", "superior"))
+    assert "best of the arm, reads another image at test</td>" in page
     assert resolution(records, GOALS) == [], "it is not among the others, nor the best that they are held against"
     told = "no best.yaml: every complete trial reads another image at test"
     assert told in summed_up(tmp_path, [reference], ("superior",)) and told not in summed_up(tmp_path, records, ARMS)
@@ -206,7 +209,8 @@ def test_what_maps_score_that_do_not_look(tmp_path: Path) -> None:
     assert luck > 0.01 and verdict.endswith(f"; the difference is within the luck in the best score ({luck:.3f})")
     assert line in (text := summed_up(tmp_path, RECORDS, ARMS)) and beaten in text
     page = reported(tmp_path, RECORDS, ARMS)
-    assert page.index("<h2>The answer") < page.index("<h2>Best trials") < page.index(line) < page.index("<h2>Front")
+    assert page.index(">The answer</h2>") < page.index(">Trials to pick from</h2>") and line not in page
+    assert "<td>no image: by chance</td>" in page, "the page has a table of them"
     assert "<title>val/pointing 0.062 by chance</title>" in page and "<title>val/auroc 0" not in page
 
 
@@ -277,16 +281,37 @@ def test_the_summary_names_failures_and_files(tmp_path: Path) -> None:
 def test_the_report_is_one_file_that_shows_both_ways(tmp_path: Path, goals: tuple[str, ...]) -> None:
     page = reported(tmp_path, RECORDS, ARMS, goals)
     assert "<title>my &amp; sweep</title>" in page and "soft &lt;b&gt;" in page
-    assert ("best val/auroc (best.yaml)" in page) and page.count("(best.yaml)") == 1
+    assert (
+        page.count("best.yaml: best val/auroc") == 1 and page.count("<pre>python -m sweep.pick") == 2 * len(goals) - 1
+    )
     assert ("best val/pointing" in page) == (len(goals) == 2)
-    assert "Learning curves" in page and "Parameters of none" in page
+    assert "Learning curves" in page and "What parameters do" not in page, "three trials do not show it"
+    assert re.findall('href="#([^"]+)"', page) == re.findall('<h2 id="([^"]+)"', page)
     assert "<script" not in page and "http" not in page and "src=" not in page, "nothing is fetched"
     references = [replace(one, config='{"student": {"reads": ["superior"]}}') for one in RECORDS]
-    assert "(best.yaml)" not in reported(tmp_path, references, ARMS, goals), "there is none"
+    page = reported(tmp_path, references, ARMS, goals)
+    assert "best.yaml" not in page and "sweep.pick" not in page, "there is none"
 
 
 def test_a_report_of_nothing(tmp_path: Path) -> None:
     assert "0 complete" in reported(tmp_path, [], ARMS)
+
+
+def test_no_cell_shows_a_value_that_is_missing(tmp_path: Path) -> None:
+    """Errors, baselines, a teacher and the goal of a trial are unknown, then all values of a goal."""
+    unknown = dict.fromkeys(("auroc_se", "pointing_se", "pointing_chance", "pointing_max"), math.nan)
+    records = [with_metric(each, **unknown) for each in RECORDS]
+    records = [replace(each, metrics=each.metrics | {"teacher/t/val_auroc": math.nan}) for each in records]
+    records.append(with_metric(record(6, 0.7, 0.1), pointing=math.nan))
+    page = reported(tmp_path, records, ARMS)
+    assert "these complete trials have no value of val/pointing and are left out: 6." in page
+    without = [with_metric(each, pointing=math.nan) for each in RECORDS]
+    alone = reported(tmp_path, without, ARMS)
+    assert "val/pointing is left out, because no complete trial has a value" in alone and "Trials to pick" in alone
+    nothing = reported(tmp_path, without, ARMS, GOALS[1:])
+    assert "val/pointing is left out" in nothing and "Trials to pick" not in nothing
+    for each in (page, alone, nothing):
+        assert not re.search(r"\b(nan|NaN|inf|None)\b", each)
 
 
 def test_a_teacher_that_states_the_label_is_named_in_summary_and_report(tmp_path: Path) -> None:
@@ -297,6 +322,19 @@ def test_a_teacher_that_states_the_label_is_named_in_summary_and_report(tmp_path
     assert line.startswith("arm tabular: teacher 'report' all but states the label (out of fold: AUROC 0.997)")
     assert f"warning: {line}" in " ".join(summed_up(tmp_path, records, ARMS).split())
     assert escape(line) in reported(tmp_path, records, ARMS)
+
+
+def test_a_student_above_its_teachers_is_remarked_upon(tmp_path: Path) -> None:
+    def taught(number: int, auroc: float) -> Record:
+        scores = {"teacher/a/val_auroc": 0.85, "teacher/b/val_auroc": 0.88}
+        return replace(
+            record(number, auroc, 0.3, "tabular"), metrics={**RECORDS[1].metrics, "val/auroc": auroc, **scores}
+        )
+
+    page = reported(tmp_path, [RECORDS[0], taught(2, 0.89)], ARMS)
+    line = "arm tabular: the student of trial 2 has a higher val/auroc than its teachers 'a' (0.850) and 'b' (0.880)"
+    assert escape(line) in page
+    assert students_above_teachers([taught(2, 0.87)], ARMS) == [] == students_above_teachers(RECORDS, ARMS)
 
 
 def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -19,17 +20,18 @@ import yaml
 from mmpkd.config import CohortConfig
 from sweep import driver, patience
 from sweep.driver_status import MAX_TRIALS, DriverStatus, read_status, this_driver
+from sweep.interim import main
 from sweep.reports import watch as watching
 from sweep.reports.progress import TimeLeft
 from sweep.reports.results import snapshot_of, write_results
 from sweep.reports.watch import ResultsWriter, Watch
 from sweep.search.searcher import Search
-from sweep.storage.events import EpochEnded, Spool, SweepBegan
+from sweep.storage.events import EpochEnded, Spool, SweepBegan, SweepSummarized
 from sweep.storage.layout import SweepFolder
 from sweep.tracking.mlflow import COUNTED_BYTES, Tracker
 from sweep.types import Placement
 from tests.sweep.fake import play, report
-from tests.sweep.swept import swept
+from tests.sweep.swept import events, swept
 
 COHORT = CohortConfig(reader="synthetic")
 
@@ -89,11 +91,25 @@ def test_tables_and_report_appear_while_a_sweep_runs(tmp_path: Path, monkeypatch
         assert len(pd.read_parquet(folder.epochs)) == 3 * 4 + 2
         assert "optimizer" in yaml.safe_load(folder.best.read_text())
         status = wait_for(lambda: (seen := read_status(folder)) and seen.results and seen)
+        watch.tick()
+        (summary,) = events(folder.path, SweepSummarized)
+        assert summary.ended == 3 and "3 trials have ended (3 complete, 5 to go)" in summary.description
+        assert "python -m sweep.run" in summary.description and summary.metrics["best/val/auroc"] and summary.marks
         assert not status.trouble and status.ended == 3 and status.remaining == 5
         search.release_running()
 
     watched(tmp_path, monkeypatch, drive)
     assert "still running" not in folder.report.read_text(), "the driver writes the results when it ends"
+    assert len(events(folder.path, SweepSummarized)) == 2
+
+
+def test_a_summary_is_recorded_where_the_best_or_a_tenth_of_the_trials_is_new() -> None:
+    before = SweepSummarized(20, "20", {"best/val/auroc": 0.9, "device_hours": 1.0}, {"3": {"front": "yes"}})
+    assert before.is_news(None)
+    assert not SweepSummarized(22, "22", {**before.metrics, "device_hours": 2.0}, before.marks).is_news(before)
+    assert SweepSummarized(23, "23", before.metrics, before.marks).is_news(before)
+    assert SweepSummarized(21, "21", {**before.metrics, "best/val/auroc": 0.91}, before.marks).is_news(before)
+    assert SweepSummarized(21, "21", before.metrics, {"20": {"front": "yes"}}).is_news(before)
 
 
 def test_nothing_is_written_again_where_nothing_has_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,32 +201,24 @@ def test_the_interval_grows_with_the_cost(monkeypatch: pytest.MonkeyPatch) -> No
     assert writer.interval == pytest.approx(3000)
 
 
-def test_a_process_without_its_driver_writes_nothing(copied: Any) -> None:
-    command = [sys.executable, "-m", "sweep.reports.results", "1"]
-    done = subprocess.run(command, input=pickle.dumps(copied), capture_output=True)
-    assert done.returncode == 1 and done.stderr == b"the driver has ended\n"
+def write_in_this_process(driver_process: int, content: Any, patch: pytest.MonkeyPatch) -> None:
+    """Runs the command of the process that writes results, without starting Python once more."""
+    patch.setattr(os, "nice", lambda increment: 0)
+    patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(pickle.dumps(content))))
+    main(driver_process)
+
+
+def test_a_process_without_its_driver_writes_nothing(copied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"^the driver has ended$"):
+        write_in_this_process(1, copied, monkeypatch)
     assert not copied.folder.trials.exists()
-    command[-1] = str(os.getpid())
-    assert (
-        subprocess.run(command, input=pickle.dumps(copied), capture_output=True).returncode == 0
-        and copied.folder.trials.exists()
-    )
+    write_in_this_process(os.getppid(), copied, monkeypatch)
+    assert copied.folder.trials.exists()
 
 
-def test_the_text_of_a_bug_is_not_shown_to_all_who_see_the_folder() -> None:
-    command = [sys.executable, "-m", "sweep.reports.results", str(os.getpid())]
-    done = subprocess.run(command, input=pickle.dumps("row of a patient"), capture_output=True)
-    assert (done.returncode, done.stderr) == (1, b"AttributeError, a bug in this program\n")
-
-
-def test_the_process_loads_no_engine() -> None:
-    code = """if True:
-        import sys
-        import sweep.reports.results
-        loaded = {"ray", "torch", "optuna", "mlflow"} & set(sys.modules)
-        assert not loaded, loaded
-    """
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_the_text_of_a_bug_is_not_shown_to_all_who_see_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"^AttributeError, a bug in this program$"):
+        write_in_this_process(os.getppid(), "row of a patient", monkeypatch)
 
 
 # --- the status file ---

@@ -28,8 +28,9 @@ def test_a_saved_view_is_what_the_front_end_reads() -> None:
     assert content == {"name": "trials by val/pointing", "createdAt": 1700000000000, "updatedAt": 1700000000000}
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/pointing`", False)
     assert state["searchFilter"] == f"tags.`mlflow.parentRunId` = '{RUN}'"
-    shown = ["metrics.`val/pointing`", "metrics.`val/auroc`", "tags.`arm`", "tags.`outcome`"]
-    assert state["selectedColumns"][:4] == shown and "metrics.`val/pointing_se`" in state["selectedColumns"]
+    shown = ["tags.`val/pointing`", "tags.`val/auroc`", "tags.`arm`", "tags.`outcome`", "tags.`front`"]
+    assert state["selectedColumns"][:5] == shown
+    assert state["selectedColumns"][-2:] == ["metrics.`val/pointing`", "metrics.`val/auroc`"]
     assert set(state["columnOrder"]) - set(state["selectedColumns"]) == {"attributes.`Run Name`", "runDateAndNestInfo"}
     assert set(state["columnWidths"]) == set(state["columnOrder"])
 

@@ -111,15 +111,16 @@ def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
     assert found[0].data.params == {"optimizer.lr": "0.1", "epochs": "2"}
     assert (found[1].info.run_name, found[1].data.tags["mlflow.runColor"]) == ("1 none lr=0.1", "#0072B2")
     # Baselines are left out, and NaN ('no such case'); a name that MLflow does not take is bent, not dropped.
-    last = {"val/auroc": 0.7, "loss/ä _b_-4ba897": 0.25, "loss/task": 2.0, "val/auroc_se": 0.03, "device_hours": 0.5}
-    assert found[0].data.metrics == pytest.approx(last)
+    last = {"val/auroc": 0.7, "loss/ä _b_-4ba897": 0.25, "loss/task": 2.0, "device_hours": 0.5}
+    assert found[0].data.metrics == pytest.approx(last) and found[0].data.tags["val/auroc"] == "0.700 ± 0.030"
     history = MlflowClient(address).get_metric_history(found[0].info.run_id, "val/auroc")
     assert [(point.step, point.value) for point in history] == [(1, 0.6), (2, 0.7)]
     assert [file.path for file in MlflowClient(address).list_artifacts(parent.info.run_id)] == ["report.html"]
 
 
 def summary(marks: dict[str, dict[str, str]], ended: int = 2) -> SweepSummarized:
-    return SweepSummarized(ended, "**The answer**", {"best/val/auroc/none": 0.7}, marks)
+    answer = "**The answer** by [trial 0](trial:0) ([config.yaml](trial:0/config.yaml)), not [trial 9](trial:9)"
+    return SweepSummarized(ended, f"{answer}\n\nMore", {"best/val/auroc/none": 0.7}, marks)
 
 
 def test_the_run_of_the_sweep_says_what_came_of_it(tmp_path: Path, address: str) -> None:
@@ -131,11 +132,17 @@ def test_the_run_of_the_sweep_says_what_came_of_it(tmp_path: Path, address: str)
     assert not drain(address, "said", spool).refused
     parent = runs(address, "said")[-1]
     tags = {name: parent.data.tags[name] for name in ("mlflow.note.content", "mlflow.user", "mlflow.source.git.commit")}
-    links = "Open [trials by val/auroc](#/experiments/"
-    assert tags["mlflow.note.content"].startswith(links) and tags["mlflow.note.content"].endswith("\n\n**The answer**")
+    answer, links, further = tags["mlflow.note.content"].split("\n\n")
+    page = f"#/experiments/{parent.info.experiment_id}/runs/{runs(address, 'said')[0].info.run_id}"
+    config = f"{page}/artifacts/config.yaml?workflowType=machine_learning"
+    trial = f"[trial 0]({page}?workflowType=machine_learning)"
+    assert answer == f"**The answer** by {trial} ([config.yaml]({config})), not trial 9"
+    assert links.startswith("Open [trials by val/auroc](#/experiments/") and further == "More"
     assert list(tags.values())[1:] == ["ann", "abc+changes"]
     history = MlflowClient(address).get_metric_history(parent.info.run_id, "best/val/auroc/none")
     assert [(point.step, point.value) for point in history] == [(2, 0.7)]
+    (event, *_) = (event for _, event in spool.read())
+    assert parent.info.start_time == int(event.time * 1000), "when the sweep began, not when it was sent"
     (used,) = parent.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("breast_lesions_usg", "7df6a475749447d6")
     assert json.loads(used.dataset.profile) == {"images": 252}
@@ -258,6 +265,24 @@ def test_another_server_is_told_everything(tmp_path: Path, address: str) -> None
     assert statuses == {0: "RUNNING"}
 
 
+def test_scores_of_a_trial_that_two_drivers_ran_and_scores_without_an_error(tmp_path: Path, address: str) -> None:
+    spool = Spool(SweepFolder(tmp_path))
+    spool.append(SweepBegan(id="x", goals=["val/auroc", "val/pointing"]))
+    for number, auroc in enumerate((0.7, 1.0)):
+        spool.append(TrialStarted(number=number, arm="none", params={}, tags={}))
+        metrics = {"val/auroc": auroc, "val/pointing": math.nan}
+        spool.append(EpochEnded(number=number, arm="none", epoch=1, seconds=1.0, metrics=metrics, terms={}))
+    drain(address, "two drivers", spool)
+    spool = Spool(SweepFolder(tmp_path))
+    for number, error in enumerate((0.0301, math.nan)):
+        scores = {"val/auroc_se": error, "val/pointing_se": math.nan}
+        spool.append(TrialEnded(number=number, state="complete", error="", scores=scores))
+    assert not drain(address, "two drivers", spool).refused
+    tags = [runs(address, "two drivers")[number].data.tags for number in range(2)]
+    assert [of_trial.get("val/auroc") for of_trial in tags] == ["0.700 ± 0.030", "1.000 (all equal)"]
+    assert not any("val/pointing" in of_trial for of_trial in tags), "no score, no tag"
+
+
 def test_a_server_that_comes_back_misses_nothing(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(SweepFolder(tmp_path))
     spool.append(SweepBegan(id="x"))
@@ -303,7 +328,31 @@ def test_what_a_server_did_not_get_stays_and_is_counted(tmp_path: Path) -> None:
     tell_of(spool, 0, "complete", epochs=1)
     tracker = drain("http://127.0.0.1:9", "none", spool, seconds=4)
     assert tracker.left == 4  # type: ignore[attr-defined]
-    assert tracker.trouble
+    assert tracker.trouble == "the server does not answer: Connection refused"
+
+
+def test_records_wait_while_the_experiment_is_deleted(tmp_path: Path, address: str) -> None:
+    """Also those of a run that existed: MLflow refuses them for good, but a restored experiment takes them."""
+    spool = Spool(SweepFolder(tmp_path))
+    spool.append(SweepBegan(id="x"))
+    tell_of(spool, 0, "running", epochs=1)
+    tracker = Tracker(address, "gone", "id of gone", spool, tmp_path)
+    tracker.start()
+    end = time.monotonic() + 30
+    while tracker.lag()[0] and time.monotonic() < end:
+        time.sleep(0.05)
+    client, experiment = MlflowClient(address), tracker.runs.experiment
+    client.delete_experiment(experiment)
+    spool.append(TrialEnded(number=0, state="complete", error=""))
+    tell_of(spool, 1, "complete", epochs=1)
+    while not tracker.trouble and time.monotonic() < end:
+        time.sleep(0.05)
+    restore = f"MLFLOW_TRACKING_URI={address} mlflow experiments restore --experiment-id {experiment}"
+    assert tracker.trouble == f"the experiment 'gone' was deleted in MLflow; this restores it: {restore}"
+    assert drain(address, "gone", spool, seconds=1).trouble == tracker.trouble, "the next driver says so as well"
+    client.restore_experiment(experiment)
+    assert tracker.close(60) == 0 and not tracker.refused
+    assert {run.info.status for number, run in runs(address, "gone").items() if number >= 0} == {"FINISHED"}
 
 
 def test_a_run_deleted_by_hand_holds_nothing_up(tmp_path: Path, address: str) -> None:
@@ -365,7 +414,7 @@ def test_a_long_sweep_is_told_whole_and_in_its_order(tmp_path: Path, monkeypatch
             assert tracking_uri == address, "a thread that an earlier test left tries its own server again"
 
         def get_experiment_by_name(self, name: str) -> Any:
-            return SimpleNamespace(experiment_id="0")
+            return SimpleNamespace(experiment_id="0", lifecycle_stage="active")
 
         def search_runs(self, *args: Any, **options: Any) -> Any:
             return PagedList([], None)

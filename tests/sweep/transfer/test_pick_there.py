@@ -21,7 +21,10 @@ def test_a_student_comes_from_the_bucket(bucket: str, tmp_path: Path, capsys: py
         if path.is_file():
             there.upload(path, str(path.relative_to(runs)))
     words = ["fake", f"storage={bucket}/runs", "by=val/auroc"]
-    with pytest.raises(ConfigError, match=r"out: a student is used from a disk.*name a folder to write with out=DIR"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"in an object store; name a folder.*\n +python -m .* storage={bucket}/runs .* out=picked/fake$",
+    ):
         pick.main(words)
     pick.main([*words, f"out={tmp_path / 'hand'}"])
     assert f"files in {tmp_path / 'hand'}: config.yaml, student.safetensors, card.md" in capsys.readouterr().out

@@ -1,0 +1,123 @@
+"""Confirms the result of a sweep on fresh seeds and on the sealed test part: `python -m sweep.confirm`; `--help` lists
+its options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from shlex import join
+from typing import Final
+
+from mmpkd.command import command_line, plain_console
+from mmpkd.types import ConfigError, Mistake, UserError
+from sweep.interrupt import exit_process, requests_end_the_driver
+from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
+from sweep.picking.candidates import read_candidates
+from sweep.storage.continuation import CHANGEABLE_LEAVES
+from sweep.storage.reader import check_exists
+from sweep.transfer.views import view_of
+from sweep.verdict.protocol import MIN_SEEDS, Wanted
+
+HELP = """\
+usage: python -m sweep.confirm NAME [key=value ...]
+
+Says whether the teacher helps. Freezes a protocol, trains the finalists of each
+arm on fresh seeds, chooses one of each arm, trains it and its controls on
+further seeds, opens the test part once, and compares each arm with `none`. The
+same command again continues.
+
+  NAME           the sweep; name=NAME means the same
+  plan=true      shows the protocol, the price and what the test part can show,
+                 and stops; nothing is frozen
+  goal=GOAL      the primary score             [first goal that needs no ROIs]
+  localisation=GOAL   the second primary score, or none [first goal of ROIs]
+  arms=A,B       arms to compare with none                 [all with a teacher]
+  difference=X   the smallest difference of the goal that matters        [0.05]
+  finalists=K    of each arm, by the goal on validation                     [3]
+  choose_seeds=N fresh seeds on which the finalists run                     [5]
+  seeds=N        further seeds of the chosen      [5, or 10 above 300 patients]
+  again=true     opens the test part although an earlier confirmation has
+  new=true       begins a new confirmation with another protocol
+  storage=runs, cache=cache, tracking=URI   as given to sweep.run
+  search.at_a_time=N, search.deadline=WHEN, cohort.root=DIR and other keys of
+                 sweep.run that change no trial
+
+it writes to STORAGE/NAME/confirm
+  protocol.yaml  what is compared, frozen and hashed before anything runs
+  verdict.html   the answer, intervals, seeds, controls, protocol and ledger
+  verdict.json   the same for programs
+
+examples
+  python -m sweep.confirm demo plan=true
+  python -m sweep.confirm breast difference=0.03 seeds=10
+
+exit status: 0 a verdict is written; 1 a training failed; 2 a mistake, shown
+above; 130 stopped before the end, the same command continues
+"""
+DEFAULTS: Final[Mapping[str, str]] = {
+    **{key: "" for key in ("name", "goal", "localisation", "arms", "difference", "finalists")},
+    **{key: "" for key in ("choose_seeds", "seeds", "tracking")},
+    **{"storage": DEFAULT_STORAGE, "cache": DEFAULT_CACHE, "plan": "false", "again": "false", "new": "false"},
+}
+
+
+# Keys of sweep.run that the trainings take over. They change no training, or say where its files are.
+PASSED_ON: Final = (*set(CHANGEABLE_LEAVES) - {"search.trials", "search.plateau", "search.keep"}, "scratch", "patience")
+POSITIVE: Final = ("finalists", "choose_seeds", "seeds")  # options that are whole numbers
+
+
+@requests_end_the_driver()
+def main(words: Sequence[str]) -> None:
+    """Runs the command line; see HELP.
+
+    Raises:
+        SystemExit: the command ends, with status 0 (a verdict), 1 (a training failed) or 130 (stopped before the end).
+        UserError: the user made mistakes. The command then ends with status 2.
+    """
+    if {"--help", "-h", "help"} & set(words):
+        print(HELP, end="")
+        return
+    passed_on = [word for word in words if word.partition("=")[0] in PASSED_ON]
+    options, mistakes = read_sweep_options([word for word in words if word not in passed_on], DEFAULTS)
+    storage = view_of(options["storage"])
+    if options["name"]:
+        mistakes += check_exists(options["name"], storage)
+    else:
+        names = ", ".join(folder.name for folder in storage.sweeps())
+        mistakes.append(Mistake("NAME", f"which sweep? under {storage}: {names or 'none'}"))
+    wanted = _wanted(options, mistakes)
+    if mistakes:
+        raise ConfigError(mistakes)
+    from sweep.verdict.steps import confirm  # imports Ray and torch, which take seconds
+
+    console = plain_console(highlight=False)
+    trials = read_candidates(storage.sweep(options["name"]))
+    if trials.sweep.running:
+        raise UserError(f"the sweep {options['name']} still runs; wait for its end, or stop it: python -m sweep.stop")
+    places = [f"{key}={options[key]}" for key in ("storage", "cache", "tracking") if options[key]]
+    command = join(["python", "-m", "sweep.confirm", *words])
+    exit_process(confirm(trials, wanted, (*places, *passed_on), options, command, console))
+
+
+def _wanted(options: Mapping[str, str], mistakes: list[Mistake]) -> Wanted:
+    """Returns what the options state of the protocol, and adds their mistakes."""
+    numbers: dict[str, int | None] = {}
+    for key in POSITIVE:
+        text, least = options[key], 1 if key == "finalists" else MIN_SEEDS
+        numbers[key] = int(text) if text.isdecimal() and int(text) >= least else None
+        if text and numbers[key] is None:
+            mistakes.append(Mistake(key, f"wants a whole number of at least {least}, got {text!r}"))
+    difference = None
+    if text := options["difference"]:
+        with suppress(ValueError):
+            difference = float(text)
+        if difference is None or not 0 < difference < 1:
+            mistakes.append(Mistake("difference", f"wants a number between 0 and 1, such as 0.05, got {text!r}"))
+    arms = tuple(filter(None, options["arms"].split(",")))
+    return Wanted(options["goal"] or None, options["localisation"] or None, arms or None, difference, **numbers)
+
+
+if __name__ == "__main__":
+    with command_line() as words:
+        main(words)

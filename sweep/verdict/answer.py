@@ -1,0 +1,246 @@
+"""What a confirmation says: claims about the primary scores, and everything else as exploratory.
+
+A claim needs more than a small p-value. A localisation claim also needs the arm to beat its shuffled control and every
+map that ignores the image, because a teacher that knows only where lesions usually are would help as well. A verdict
+that could not have found the difference that matters says 'cannot tell', not 'no difference'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from mmpkd.scoring.replicates import Scored
+from sweep.storage.records import IMAGE_BLIND
+from sweep.verdict.inference import FIXED, Contrast, Decision, SearchLuck, SeedScores, contrast, decide
+from sweep.verdict.phases import SHUFFLED, SMOOTHED
+from sweep.verdict.power import Design, patients_needed, power, too_few_patients, too_little_power
+from sweep.verdict.protocol import Protocol
+
+# `unexplained`: a gain in localisation that a control or a map that ignores the image may have as well.
+Outcome = Literal["better", "worse", "unexplained", "no difference shown", "cannot tell"]
+
+
+class Key(NamedTuple):
+    """Names a contrast: the score, and the two sides."""
+
+    goal: str
+    treated: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Patients:
+    """How many patients of the tested part decide a score.
+
+    Attributes:
+        all: all patients.
+        rarer: those of the rarer class of the label that has fewest; they decide an AUROC.
+        with_roi: those with an ROI, who decide a localisation score; 0 without ROIs.
+    """
+
+    all: int
+    rarer: int
+    with_roi: int
+
+    def deciding(self, goal: str, localisation: str | None) -> int:
+        return self.with_roi if goal == localisation else self.rarer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The verdict on one primary contrast.
+
+    Attributes:
+        outcome: what may be said.
+        decision: Holm's adjusted p-value.
+        reasons: why a difference is not claimed, or what limits the claim, as sentences.
+        power: the probability that the declared difference would have been claimed; NaN if it is not known.
+    """
+
+    key: Key
+    contrast: Contrast
+    decision: Decision
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    power: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everything that a confirmation says of one cohort.
+
+    Attributes:
+        scores: scores of all students by arm and score, in the order of the seeds.
+        answers: the primary contrasts, in the order of the protocol.
+        exploratory: all other contrasts.
+    """
+
+    patients: Patients
+    scores: Mapping[str, Mapping[str, SeedScores]]
+    answers: Sequence[Answer]
+    exploratory: Mapping[Key, Contrast]
+
+    def of(self, key: Key) -> Contrast | None:
+        """Returns a contrast, primary or exploratory."""
+        primary = {answer.key: answer.contrast for answer in self.answers}
+        return primary.get(key) or self.exploratory.get(key)
+
+
+def by_arm(scored: Mapping[str, Sequence[Mapping[str, Scored]]]) -> dict[str, dict[str, SeedScores]]:
+    """Returns the scores of the students of each arm, by the name of the score."""
+    return {
+        arm: {
+            name: SeedScores(
+                np.array([scores[name].value for scores in students]),
+                np.stack([scores[name].replicate_R for scores in students], axis=1),
+            )
+            for name in students[0]
+        }
+        for arm, students in scored.items()
+    }
+
+
+def judge(
+    protocol: Protocol,
+    scores: Mapping[str, Mapping[str, SeedScores]],
+    patients: Patients,
+    luck: Mapping[str, Mapping[str, SearchLuck]],
+) -> Verdict:
+    """Returns the verdict on the scores of one cohort.
+
+    Args:
+        luck: what the search adds to the variance of each arm's score, by score and arm.
+    """
+    reference = protocol.reference
+
+    def compare(goal: str, treated: str, other: str, same_configuration: bool = False) -> Contrast:
+        of_search = [luck.get(goal, {}).get(arm, FIXED) for arm in (treated, other)]
+        searches = (FIXED, FIXED) if same_configuration else (of_search[0], of_search[1])
+        number = patients.deciding(goal, protocol.localisation)
+        return contrast(scores[treated][goal], scores[other][goal], number, searches)
+
+    primaries = {
+        Key(goal, arm, reference): compare(goal, arm, reference)
+        for goal in protocol.goals()
+        for arm in protocol.arms
+        if goal in scores[arm]
+    }
+    exploratory: dict[Key, Contrast] = {}
+    for goal in protocol.goals():
+        for control, arm in protocol.controls.items():
+            if control in scores and goal in scores[control]:
+                exploratory[Key(goal, arm, control)] = compare(goal, arm, control, same_configuration=True)
+                exploratory[Key(goal, control, reference)] = compare(goal, control, reference)
+    if protocol.localisation is not None:
+        goal, number = protocol.localisation, patients.with_roi
+        for arm in (reference, *protocol.arms):
+            for name in IMAGE_BLIND:
+                if (blind := f"{goal}_{name}") in scores[arm]:
+                    exploratory[Key(goal, arm, name)] = against_map(scores[arm][goal], scores[arm][blind], number)
+    decisions = decide(primaries)
+    answers = [_answer(key, each, decisions[key], protocol, patients, exploratory) for key, each in primaries.items()]
+    return Verdict(patients, scores, answers, exploratory)
+
+
+def against_map(students: SeedScores, of_map: SeedScores, patients: int) -> Contrast:
+    """Compares students with a map that ignores the image, whose score no seed changes."""
+    return contrast(students, of_map, patients)
+
+
+def _answer(
+    key: Key,
+    of_key: Contrast,
+    decision: Decision,
+    protocol: Protocol,
+    patients: Patients,
+    exploratory: Mapping[Key, Contrast],
+) -> Answer:
+    """Decides what may be said of a primary contrast."""
+    deciding = patients.deciding(key.goal, protocol.localisation)
+    reasons = [too_few_patients(deciding)] if key.goal == protocol.goal else []
+    chance = float("nan")
+    if of_key.reason:
+        return Answer(key, of_key, decision, "cannot tell", tuple(filter(None, [*reasons, of_key.reason])), chance)
+    design = Design.seen_in(of_key, patients.all, deciding, len(protocol.seeds))
+    chance = power(protocol.difference, design)
+    if reasons := [reason for reason in reasons if reason]:
+        return Answer(key, of_key, decision, "cannot tell", tuple(reasons), chance)
+    if not decision.claimed:
+        weak = too_little_power(protocol.difference, design)
+        return Answer(
+            key, of_key, decision, "cannot tell" if weak else "no difference shown", (weak,) * bool(weak), chance
+        )
+    if of_key.difference < 0:
+        return Answer(key, of_key, decision, "worse", (), chance)
+    doubts = _doubts(key, protocol, exploratory)
+    is_refused = key.goal == protocol.localisation and any(is_required for _, is_required in doubts)
+    lines = tuple(line for line, _ in doubts)
+    return Answer(key, of_key, decision, "unexplained" if is_refused else "better", lines, chance)
+
+
+def _doubts(key: Key, protocol: Protocol, exploratory: Mapping[Key, Contrast]) -> list[tuple[str, bool]]:
+    """Returns why a gain may have another cause than what the teacher knows of each patient, as sentences, and whether
+    a claim of localisation requires that there is no such doubt.
+    """
+    doubts = []
+    for ending, words in (
+        (SHUFFLED, "the same training with a teacher whose outputs belong to other patients"),
+        (SMOOTHED, "label smoothing of the same entropy without a teacher"),
+    ):
+        against = exploratory.get(Key(key.goal, key.treated, f"{key.treated}-{ending}"))
+        if against is not None and not against.low > 0:
+            line = (
+                f"It is not shown to exceed {words} ({against.difference:+.3f}, {interval(against)}), so the gain may "
+                "not come from what the teacher knows of each patient."
+            )
+            doubts.append((line, ending == SHUFFLED))
+        if against is None and ending == SHUFFLED:
+            doubts.append(("It has no shuffled control, so the cause of a gain is not known.", True))
+    for name, words in IMAGE_BLIND.items() if key.goal == protocol.localisation else ():
+        against = exploratory.get(Key(key.goal, key.treated, name))
+        if against is not None and not against.low > 0:
+            line = (
+                f"It is not shown to exceed what a map reaches {words} without looking at the image "
+                f"({against.difference:+.3f}, {interval(against)})."
+            )
+            doubts.append((line, True))
+    return doubts
+
+
+def interval(of: Contrast) -> str:
+    """Returns the 95 % interval of a difference in words."""
+    return f"95 % interval {of.low:+.3f} to {of.high:+.3f}"
+
+
+def sentence(answer: Answer, verdict: Verdict, protocol: Protocol) -> str:
+    """Returns the answer to a primary question in one sentence."""
+    goal, arm, reference = answer.key
+    means = f"{verdict.scores[arm][goal].mean:.3f} against {verdict.scores[reference][goal].mean:.3f} of {reference}"
+    each = answer.contrast
+    numbers = f"{means}: {each.difference:+.3f}"
+    if not each.reason:
+        p = answer.decision.adjusted_p
+        numbers += f", {interval(each)}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'} (Holm)"
+    verb = {"better": "classify better", "worse": "classify worse"}
+    if goal == protocol.localisation:
+        verb = {"better": "look more at the right place", "worse": "look more at the wrong place"}
+    if answer.outcome in verb:
+        return f"With {arm}, the students {verb[answer.outcome]} ({goal} {numbers})."
+    if answer.outcome == "unexplained":
+        return f"{goal} is higher with {arm}, but that the teacher causes it is not claimed ({numbers})."
+    if answer.outcome == "cannot tell":
+        return f"Whether {arm} changes {goal} cannot be told ({numbers})."
+    return f"No difference of {goal} is shown between {arm} and {reference} ({numbers})."
+
+
+def needed(answer: Answer, protocol: Protocol, patients: Patients) -> int | None:
+    """Returns how many test patients would give the usual power for the declared difference, if any number does."""
+    if answer.contrast.reason:
+        return None
+    deciding = patients.deciding(answer.key.goal, protocol.localisation)
+    design = Design.seen_in(answer.contrast, patients.all, deciding, len(protocol.seeds))
+    return patients_needed(protocol.difference, design)

@@ -1,0 +1,140 @@
+"""Which trials of a sweep are confirmed: the finalists of each arm, and the one that is chosen among them.
+
+The best score of many trials is too high by luck, and more so the more trials there are. So every arm sends the same
+number of finalists, chosen among the same number of complete trials, and they run again on fresh seeds. No score of
+ROIs chooses: localisation would be supervised by the ROIs that judge it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from mmpkd.types import ConfigError, UserError
+from sweep.selection import best_first
+from sweep.storage.records import candidates, runs_by_configuration
+from sweep.types import Record
+from sweep.verdict.inference import SearchLuck, SeedScores, search_luck
+from sweep.verdict.protocol import Protocol
+
+FINALISTS: Final = 3  # of each arm
+MIN_TRIALS: Final = 2  # complete trials of each arm, below which nothing was searched
+
+
+def finalists_of(
+    records: Sequence[Record], arms: Sequence[str], goal: str, count: int
+) -> tuple[int, dict[str, tuple[int, ...]]]:
+    """Returns the finalists of each arm by their numbers, best first, and the number of trials of each arm among which
+    they are chosen.
+
+    Every arm is judged by its first complete trials, by number, as many as the arm with the fewest has. Of equal trials
+    the lowest number comes first.
+
+    Raises:
+        ConfigError: an arm has too few complete trials.
+    """
+    complete = [
+        record
+        for record in candidates(records)
+        if record.repeat_of is None and math.isfinite(record.metrics.get(goal, math.nan))
+    ]
+    by_arm = {arm: [record for record in complete if record.arm == arm] for arm in arms}
+    counts = {arm: len(of_arm) for arm, of_arm in by_arm.items()}
+    fewest = min(counts.values())
+    if fewest < max(count, MIN_TRIALS):
+        listed = ", ".join(f"{arm} {number}" for arm, number in counts.items())
+        problem = f"every arm needs at least {max(count, MIN_TRIALS)} complete trials; there are: {listed}"
+        fewer = f", or confirm with finalists={fewest}" if MIN_TRIALS <= fewest < count else ""
+        raise ConfigError.at("finalists", f"{problem}; continue the sweep with more trials{fewer}")
+    first = {arm: sorted(of_arm, key=lambda record: record.number)[:fewest] for arm, of_arm in by_arm.items()}
+    ranked = {arm: best_first(of_arm, goal)[:count] for arm, of_arm in first.items()}
+    return fewest, {arm: tuple(record.number for record in of_arm) for arm, of_arm in ranked.items()}
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A finalist with its scores on the fresh seeds.
+
+    Attributes:
+        number: the number of its trial in the sweep.
+        values: the primary score on each seed that completed.
+        failed: how many seeds failed.
+    """
+
+    arm: str
+    number: int
+    values: tuple[float, ...]
+    failed: int
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+
+def results_of(records: Sequence[Record], arm_of: Mapping[str, tuple[str, int]], goal: str) -> list[Finalist]:
+    """Returns the finalists with their scores, in the order of `arm_of`.
+
+    Args:
+        records: the trials of the phase, in which every finalist is an arm.
+        arm_of: the arm and the number in the sweep that each arm of the phase stands for.
+    """
+    results = []
+    for label, (arm, number) in arm_of.items():
+        own = [record for record in records if record.arm == label]
+        values = [record.metrics[goal] for record in own if record.state == "complete"]
+        failed = sum(record.state == "failed" for record in own)
+        results.append(Finalist(arm, number, tuple(values), failed))
+    return results
+
+
+def choose(results: Sequence[Finalist], seeds: int) -> dict[str, int]:
+    """Returns the number of the chosen finalist of each arm: the highest mean, and of equal ones the lowest number. A
+    finalist that failed on a seed is not chosen.
+
+    Raises:
+        UserError: every finalist of an arm has failed on a seed.
+    """
+    chosen: dict[str, int] = {}
+    for arm in dict.fromkeys(result.arm for result in results):
+        whole = [result for result in results if result.arm == arm and len(result.values) == seeds]
+        if not whole:
+            raise UserError(f"every finalist of arm {arm} has failed on a fresh seed, so none can be confirmed")
+        chosen[arm] = min(whole, key=lambda result: (-result.mean, result.number)).number
+    return chosen
+
+
+def luck_of(
+    records: Sequence[Record], arm_of: Mapping[str, tuple[str, int]], goal: str, protocol: Protocol
+) -> dict[str, SearchLuck]:
+    """Returns what the search adds to the variance of a score of each arm, from the finalists on the seeds of the
+    choice. A finalist that failed on a seed is left out.
+    """
+    of_goal, chosen_by = (results_of(records, arm_of, score) for score in (goal, protocol.goal))
+    luck = {}
+    for arm in protocol.finalists:
+        pairs = [
+            (SeedScores(np.array(result.values), np.empty((0, len(result.values)))), by.mean)
+            for result, by in zip(of_goal, chosen_by, strict=True)
+            if result.arm == arm and len(result.values) == len(protocol.choose_seeds)
+        ]
+        luck[arm] = search_luck([scores for scores, _ in pairs], protocol.trials, np.array([mean for _, mean in pairs]))
+    return luck
+
+
+def has_ended(records: Sequence[Record], labels: Sequence[str], seeds: int) -> bool:
+    """Returns whether no training of a phase is left: every arm has run on all its seeds, or its first run failed."""
+    for label in labels:
+        runs = runs_by_configuration(record for record in records if record.arm == label)
+        if not runs:
+            return False
+        of_arm = next(iter(runs.values()))
+        ended = [record for record in of_arm if record.state != "running"]
+        first_failed = any(record.repeat_of is None and record.state != "complete" for record in ended)
+        if len(ended) < seeds and not first_failed:
+            return False
+    return True

@@ -1,0 +1,178 @@
+"""The trainings of a confirmation, as two sweeps of fixed configurations: every arm has a single configuration, which
+runs on every seed. They run through the same driver as every sweep, with its budget, its records and its restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import yaml
+from scipy.optimize import brentq
+
+from mmpkd.config import TrialConfig
+from mmpkd.types import ConfigError, Task
+from sweep.picking.candidates import Candidates
+from sweep.space.space import SHARED
+from sweep.types import Record
+from sweep.verdict.folder import ConfirmationFolder
+from sweep.verdict.protocol import Protocol
+
+CHOOSE, TRAIN = "choose", "train"  # names of the phases
+SHUFFLED, SMOOTHED = "shuffled", "smoothed"  # endings of the names of controls, after the arm's
+SOFTENED: Final = ("logits", "dkd", "dist")  # objectives that teach softened labels
+# What a phase takes over from the search, because it says how trials run and not which.
+RESOURCES: Final = ("trials_per_device", "cpus", "gpus", "at_a_time", "max_failures")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A sweep of fixed configurations.
+
+    Attributes:
+        configs: the configuration of each arm. Its seed is the first of `seeds`.
+        seeds: consecutive seeds, on each of which every configuration runs.
+    """
+
+    name: str
+    configs: Mapping[str, TrialConfig]
+    seeds: Sequence[int]
+
+    @property
+    def trainings(self) -> int:
+        return len(self.configs) * len(self.seeds)
+
+
+def choosing(protocol: Protocol, trials: Candidates) -> tuple[Phase, dict[str, tuple[str, int]]]:
+    """Returns the phase in which the finalists run, and the arm and the number in the sweep that each of its arms
+    stands for.
+    """
+    configs, arm_of = {}, {}
+    for arm, numbers in protocol.finalists.items():
+        for number in numbers:
+            label = f"{arm}-{number}"
+            configs[label], arm_of[label] = trials.config_of(trials.trial(number)), (arm, number)
+    return Phase(CHOOSE, configs, protocol.choose_seeds), arm_of
+
+
+def training(protocol: Protocol, trials: Candidates, chosen: Mapping[str, int], tasks: Sequence[Task]) -> Phase:
+    """Returns the phase whose students are tested: the chosen configuration of each arm, and the controls.
+
+    Args:
+        chosen: the number of the trial of each arm.
+        tasks: the tasks of the cohort.
+    """
+    records = {arm: trials.trial(number) for arm, number in chosen.items()}
+    configs = {arm: trials.config_of(record) for arm, record in records.items()}
+    for control, arm in protocol.controls.items():
+        if control == f"{arm}-{SHUFFLED}":
+            configs[control] = shuffled(configs[arm])
+        elif _teaches_softened(configs[arm]) and (entropy := _teachers_entropy(configs[arm], records[arm])) is not None:
+            # A finalist may teach softened labels and the chosen one not.
+            configs[control] = smoothed(configs[arm], entropy, tasks)
+    return Phase(TRAIN, configs, protocol.seeds)
+
+
+def controls_of(arms: Mapping[str, Sequence[TrialConfig]]) -> dict[str, str]:
+    """Returns the arm that each control belongs to, by the name of the control.
+
+    Every arm with a teacher has the shuffled control: the same training with the teacher's outputs for other patients.
+    An arm whose finalists may teach softened labels also has label smoothing.
+    """
+    controls = {}
+    for arm, configs in arms.items():
+        if any(config.active_teachers() for config in configs):
+            controls[f"{arm}-{SHUFFLED}"] = arm
+        if any(_teaches_softened(config) for config in configs):
+            controls[f"{arm}-{SMOOTHED}"] = arm
+    return controls
+
+
+def _teaches_softened(config: TrialConfig) -> bool:
+    return any(objective.kind in SOFTENED for objective in config.active_objectives().values())
+
+
+def shuffled(config: TrialConfig) -> TrialConfig:
+    """Returns the configuration with the outputs of all teachers shuffled between patients of the same labels."""
+    teachers = {name: teacher.model_copy(update={"control": "shuffled"}) for name, teacher in config.teachers.items()}
+    return config.model_copy(update={"teachers": teachers})
+
+
+def _teachers_entropy(config: TrialConfig, record: Record) -> float | None:
+    """Returns the mean entropy of the predictions of a trial's teachers in nats, or None if it is not recorded."""
+    entropies = [record.metrics.get(f"teacher/{name}/entropy", np.nan) for name in config.active_teachers()]
+    mean = float(np.mean(entropies)) if entropies else np.nan
+    return mean if np.isfinite(mean) else None
+
+
+def smoothed(config: TrialConfig, entropy: float, tasks: Sequence[Task]) -> TrialConfig:
+    """Returns the configuration without teachers, with label smoothing of this mean entropy. What softened labels gain
+    merely because they are softer, label smoothing gains as well.
+    """
+    optimizer = config.optimizer.model_copy(update={"label_smoothing": smoothing_of(entropy, tasks)})
+    return config.model_copy(update={"teachers": {}, "objectives": {}, "stages": (), "optimizer": optimizer})
+
+
+def smoothing_of(entropy: float, tasks: Sequence[Task]) -> float:
+    """Returns the label smoothing whose targets have this mean entropy over the tasks, in nats, rounded to 4 digits.
+
+    The target of a sigmoid is 1 - s / 2 or s / 2, that of C exclusive classes is s / C for each class and 1 - s more
+    for the right one (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+    """
+    classes = [task.num_logits if task.kind == "multiclass" else 2 for task in tasks]
+
+    def excess(smoothing: float) -> float:
+        return float(np.mean([_entropy(smoothing, count) for count in classes])) - entropy
+
+    most = 1 - 1e-6
+    return round(brentq(excess, 0.0, most), 4) if entropy > 0 and excess(most) > 0 else (0.0 if entropy <= 0 else most)
+
+
+def _entropy(smoothing: float, classes: int) -> float:
+    target_C = np.full(classes, smoothing / classes)
+    target_C[0] += 1 - smoothing
+    known_C = target_C[target_C > 0]
+    return float(-(known_C * np.log(known_C)).sum())
+
+
+def write_space(phase: Phase, trials: Candidates, folder: ConfirmationFolder) -> None:
+    """Writes the search space of a phase."""
+    search = trials.space.search
+    example = next(iter(phase.configs.values())).model_dump(mode="json")
+    shared = {key: value for key, value in example.items() if key in SHARED}
+    content: dict[str, Any] = {
+        **shared,
+        "seed": phase.seeds[0],
+        "arms": {
+            **({} if "none" in phase.configs else {"none": False}),
+            **{
+                label: {key: value for key, value in config.model_dump(mode="json").items() if key not in SHARED}
+                for label, config in phase.configs.items()
+            },
+        },
+        "search": {
+            "maximize": list(trials.sweep.goals),
+            "select": trials.sweep.goals[0],
+            "trials": len(phase.configs),
+            "repeats": len(phase.seeds),
+            "sampler": "random",
+            "early_stopping": False,
+            "keep": "all",
+            **{key: value for key in RESOURCES if (value := getattr(search, key)) is not None},
+        },
+    }
+    header = f"# Written by sweep.confirm: phase {phase.name}, {phase.trainings} trainings of fixed configurations.\n"
+    folder.space(phase.name).write_bytes((header + yaml.safe_dump(content, sort_keys=False)).encode())
+
+
+def refuse_reserved(arms: Sequence[str]) -> None:
+    """Checks that no arm has the name of a control.
+
+    Raises:
+        ConfigError: an arm has such a name.
+    """
+    if names := [arm for arm in arms if arm.endswith((f"-{SHUFFLED}", f"-{SMOOTHED}"))]:
+        problem = f"{', '.join(names)}: confirm makes controls of these names itself; leave the arm out with arms=..."
+        raise ConfigError.at("arms", problem)

@@ -1,0 +1,159 @@
+"""The protocol of a confirmation: what will be compared and how, frozen before anything of it runs.
+
+Its hash stands in every later file, in the ledger and in the verdict, so that a reader can check that the question was
+fixed before the answer was known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import yaml
+from pydantic import Field
+
+from mmpkd.config import Positive, Strict, validate
+from mmpkd.types import UserError
+from sweep.verdict.folder import ConfirmationFolder
+
+HEADER: Final = """\
+# The protocol of a confirmation (python -m sweep.confirm). It was frozen before anything of it ran.
+# The hash covers the section `protocol`. A changed section is refused; new=true begins a new confirmation instead.
+"""
+MIN_SEEDS: Final = 5
+Seeds = Annotated[tuple[int, ...], Field(min_length=MIN_SEEDS)]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line states of the protocol. None: the default."""
+
+    goal: str | None = None
+    localisation: str | None = None
+    arms: tuple[str, ...] | None = None
+    difference: float | None = None
+    finalists: int | None = None
+    choose_seeds: int | None = None
+    seeds: int | None = None
+
+    def stated(self) -> dict[str, Any]:
+        """Returns what is stated, by the name of the option."""
+        content = {key: value for key, value in vars(self).items() if value is not None}
+        return content | ({"arms": list(self.arms)} if self.arms else {})
+
+
+class Protocol(Strict):
+    """What a confirmation compares, and how."""
+
+    sweep: str  # name of the sweep
+    sweep_id: str  # its identity, which another sweep of the same name does not have
+    cohort: str  # fingerprint of the prepared cohort
+    goal: str  # the primary score
+    localisation: str | None  # the second primary score; None for a cohort without ROIs
+    reference: str  # the arm with which the others are compared
+    arms: Annotated[tuple[str, ...], Field(min_length=1)]
+    difference: Annotated[float, Field(gt=0)]  # of `goal`: the smallest one that matters
+    trials: Positive  # the first so many complete trials of each arm, among which its finalists are chosen
+    finalists: Mapping[str, tuple[int, ...]]  # numbers of the trials, best first, by arm
+    choose_seeds: Seeds  # on which the finalists run, to choose one of each arm
+    seeds: Seeds  # on which the chosen ones run, whose students are tested
+    controls: Mapping[str, str]  # the arm that each control belongs to, by the name of the control
+    test_patients: Positive
+    after: str = ""  # hash of the protocol of the confirmation before this one
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the content, as 64 hex digits."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def goals(self) -> list[str]:
+        """Returns the primary scores."""
+        return [self.goal, *([self.localisation] if self.localisation else [])]
+
+
+def freeze(protocol: Protocol, folder: ConfirmationFolder) -> None:
+    """Writes a protocol with its hash and the time."""
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {"frozen": time, "hash": protocol.hash, "protocol": protocol.model_dump(mode="json")}
+    folder.protocol.write_bytes((HEADER + yaml.safe_dump(content, sort_keys=False)).encode())
+
+
+def read_protocol(folder: ConfirmationFolder) -> Protocol | None:
+    """Returns the protocol of a confirmation, or None if it has none yet.
+
+    Raises:
+        UserError: the protocol was edited, or cannot be read.
+    """
+    content = _read(folder)
+    return None if content is None else content[0]
+
+
+def frozen_at(folder: ConfirmationFolder) -> str:
+    """Returns when the protocol of a confirmation was frozen, as ISO 8601 in UTC."""
+    content = _read(folder)
+    assert content is not None, "a protocol is frozen before anything else"
+    return content[1]
+
+
+def _read(folder: ConfirmationFolder) -> tuple[Protocol, str] | None:
+    """Returns the protocol and the time at which it was frozen."""
+    file = folder.protocol
+    edited = f"{file} was edited after it was frozen"
+    remedy = "put the original back, or begin a new confirmation with new=true"
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{edited}, and is not YAML ({' '.join(str(error).split())}); {remedy}") from None
+    try:
+        protocol = validate(Protocol, content["protocol"], "protocol")
+        time, stated = str(content["frozen"]), content["hash"]
+    except (UserError, LookupError, TypeError) as error:
+        raise UserError(f"{edited}: {error}; {remedy}") from None
+    if protocol.hash != stated:
+        raise UserError(f"{edited}: its hash is {protocol.hash[:12]}, the file states {str(stated)[:12]}; {remedy}")
+    return protocol, time
+
+
+def refuse_changes(protocol: Protocol, stated: Mapping[str, Any], folder: ConfirmationFolder) -> None:
+    """Checks that the command line does not change a frozen protocol.
+
+    Args:
+        stated: what the command line states, by the name of the option, as `in_options` returns it.
+
+    Raises:
+        UserError: it states something else than the protocol.
+    """
+    frozen = in_options(protocol)
+    lines = [f"  {key}: frozen is {frozen[key]}, got {value}" for key, value in stated.items() if frozen[key] != value]
+    if lines:
+        raise UserError(
+            "\n".join(
+                [
+                    f"{folder.protocol} was frozen with another protocol",
+                    *lines,
+                    "  undo the change to continue, or begin a new confirmation with new=true, which names this one",
+                ]
+            )
+        )
+
+
+def in_options(protocol: Protocol) -> dict[str, Any]:
+    """Returns the parts of a protocol that options of the command line state, by the name of the option."""
+    return {
+        "goal": protocol.goal,
+        "localisation": protocol.localisation or "none",
+        "arms": list(protocol.arms),
+        "difference": protocol.difference,
+        "finalists": max(map(len, protocol.finalists.values())),
+        "choose_seeds": len(protocol.choose_seeds),
+        "seeds": len(protocol.seeds),
+    }

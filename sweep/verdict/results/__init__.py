@@ -1,0 +1,1 @@
+"""What a verdict leaves for people and programs: words, the page, JSON."""

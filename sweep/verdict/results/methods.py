@@ -1,0 +1,58 @@
+"""The paragraph on methods that a paper can quote, with what the CLAIM checklist asks of it (Mongan et al. 2020,
+Checklist for Artificial Intelligence in Medical Imaging, Radiology: AI 2(2), items on data partitions, ground truth,
+training, evaluation and statistics)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mmpkd.scoring.replicates import REPLICATES
+from sweep.verdict.answer import Verdict
+from sweep.verdict.ledger import SHOWN_DIGITS
+from sweep.verdict.phases import SHUFFLED, SMOOTHED
+from sweep.verdict.protocol import Protocol
+
+
+def methods(protocol: Protocol, verdict: Verdict, frozen: str, openings: int, versions: Mapping[str, str]) -> str:
+    """Returns the paragraph.
+
+    Args:
+        frozen: when the protocol was frozen.
+        openings: how often the test part has been opened, this time included.
+    """
+    patients, reference = verdict.patients, protocol.reference
+    controls = []
+    if any(control.endswith(SHUFFLED) for control in protocol.controls):
+        controls.append("the same training with the teacher's outputs exchanged between patients of the same labels")
+    if any(control.endswith(SMOOTHED) for control in protocol.controls):
+        controls.append("label smoothing of the entropy of the teacher's predictions, without a teacher")
+    of_rois = f", {patients.with_roi} of them with a region of interest" if protocol.localisation else ""
+    sentences = [
+        f"Students that see the image only were trained with and without a teacher that sees a privileged modality "
+        f"({', '.join(protocol.arms)} against {reference}).",
+        f"All arms were searched with equal budgets; {len(next(iter(protocol.finalists.values())))} finalists of each "
+        f"arm, the best by {protocol.goal} on validation among its first {protocol.trials} complete trials, were "
+        f"trained on {len(protocol.choose_seeds)} fresh seeds, and one of each arm was chosen by its mean.",
+        f"The chosen configurations were trained on {len(protocol.seeds)} further seeds"
+        + (f", together with controls: {'; and '.join(controls)}." if controls else "."),
+        f"The protocol was frozen on {frozen} (SHA-256 {protocol.hash[:SHOWN_DIGITS]}), before any of these trainings.",
+        f"Parts are disjoint by patient. The test part ({patients.all} patients, {patients.rarer} of the rarer class"
+        f"{of_rois}) was read neither by the search nor by the choice"
+        + (
+            " and was opened once."
+            if openings == 1
+            else f"; it has been opened {openings} times by confirmations, this one included."
+        ),
+        "The score of an arm is the mean over its seeds. The variance of a difference is the sum of its bootstrap "
+        f"variance over patients ({REPLICATES:,} replicates, shared by all arms), the variances of means over seeds, "
+        "and what the search adds, which the finalists show; intervals are Student's t with Satterthwaite's degrees "
+        "of freedom, and p-values of the primary contrasts were adjusted by Holm's method.",
+    ]
+    if protocol.localisation:
+        sentences.append(
+            f"A gain in {protocol.localisation} is claimed only if the arm also exceeds its shuffled control and maps "
+            "that ignore the image, above all the mean region of interest of the training patients."
+        )
+    libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if version and name != "commit")
+    sentences.append(f"Software: {libraries}; code {versions.get('commit') or 'of an installed package'}.")
+    return " ".join(sentences)

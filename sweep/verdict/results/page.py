@@ -1,0 +1,192 @@
+"""Writes verdict.html: the answer first, then what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Final
+
+from sweep.arm_styles import arm_styles
+from sweep.picking.candidates import Candidates
+from sweep.reports.page.sections import table
+from sweep.reports.page.style import PAGE
+from sweep.storage.records import IMAGE_BLIND
+from sweep.verdict.answer import Answer, Key, Verdict, interval, needed, sentence
+from sweep.verdict.inference import Contrast
+from sweep.verdict.protocol import Protocol
+from sweep.verdict.results.figures import Row, rows_figure
+from sweep.verdict.results.methods import methods
+from sweep.verdict.results.record import Circumstances, validation_scores
+
+CAUTION: Final = (
+    "Everything but the answers above is exploratory: it explains them, and claims nothing. Intervals cover 95 %, over "
+    "patients, seeds and the luck of the search."
+)
+
+# Short names of the maps that ignore the image, for the labels of a figure.
+MAPS: Final = {"chance": "chance", "content": "padding avoided", "centre": "centre", "prior": "mean training ROI"}
+
+
+def page_of(
+    protocol: Protocol, verdict: Verdict, circumstances: Circumstances, trials: Candidates, pictures: str
+) -> bytes:
+    """Returns the page.
+
+    Args:
+        pictures: pictures of test images under the students as HTML, or why there are none.
+    """
+    openings = circumstances.openings
+    paragraph = methods(protocol, verdict, circumstances.frozen, len(openings), circumstances.versions)
+    parts = [
+        f"<h2>The answer</h2>{_answers(protocol, verdict)}",
+        "<h2>Differences</h2>",
+        *(_differences(protocol, verdict, goal) for goal in protocol.goals()),
+        f'<p class="note">{escape(CAUTION)}</p>',
+        f"{_contrasts(verdict)}",
+        "<h2>Students</h2>",
+        *(_students(protocol, verdict, goal) for goal in protocol.goals()),
+        f"<h2>Validation and test</h2>{_optimism(protocol, verdict, circumstances, trials)}",
+        f"<h2>Where the students look</h2>{pictures}",
+        f"<h2>Methods, to quote</h2><p>{escape(paragraph)}</p>",
+        f"<h2>Protocol</h2>{_protocol(protocol, circumstances)}",
+    ]
+    return PAGE.format(name=escape(f"{protocol.sweep}: the verdict"), body="\n".join(parts)).encode()
+
+
+def _answers(protocol: Protocol, verdict: Verdict) -> str:
+    items = []
+    for answer in verdict.answers:
+        lines = [sentence(answer, verdict, protocol), *answer.reasons, *_what_would_tell(answer, protocol, verdict)]
+        items.append(f"<li><strong>{escape(lines[0])}</strong> {escape(' '.join(lines[1:]))}</li>")
+    return f'<ul class="answer">{"".join(items)}</ul>'
+
+
+def _what_would_tell(answer: Answer, protocol: Protocol, verdict: Verdict) -> list[str]:
+    if answer.outcome not in ("cannot tell", "no difference shown"):
+        return []
+    patients = needed(answer, protocol, verdict.patients)
+    if patients is None:
+        return []
+    return [f"About {patients} such patients would show a difference of {protocol.difference:g} in 80 % of tests."]
+
+
+def in_words(key: Key, protocol: Protocol) -> str:
+    """Returns a contrast as 'tabular minus none', or 'tabular minus mean training ROI'."""
+    other = MAPS.get(key.reference, key.reference) if key.goal == protocol.localisation else key.reference
+    return f"{key.treated} minus {other}"
+
+
+def _all(verdict: Verdict) -> dict[Key, Contrast]:
+    return {answer.key: answer.contrast for answer in verdict.answers} | dict(verdict.exploratory)
+
+
+def _differences(protocol: Protocol, verdict: Verdict, goal: str) -> str:
+    styles = arm_styles([protocol.reference, *protocol.arms, *protocol.controls])
+    primary = {answer.key for answer in verdict.answers}
+    rows = [
+        Row(
+            in_words(key, protocol),
+            [each.difference],
+            None if each.reason else (each.low, each.high),
+            styles[key.treated].colour,
+            styles[key.treated].marker,
+            f"{in_words(key, protocol)}: {each.difference:+.3f}, {interval(each)}",
+            key in primary,
+        )
+        for key, each in _all(verdict).items()
+        if key.goal == goal
+    ]
+    return f"<figure>{rows_figure(rows, f'difference of {goal}', [(0.0, 'no difference')])}</figure>"
+
+
+def _contrasts(verdict: Verdict) -> str:
+    adjusted = {answer.key: answer.decision.adjusted_p for answer in verdict.answers}
+    lines = [
+        ["score", "of", "against", "difference", "95 % interval", "p", "p (Holm)", "errors: patients, seeds, search"]
+    ]
+    for key, each in _all(verdict).items():
+        parts = (each.patient_variance, sum(each.seed_variance), sum(each.search_variance))
+        lines.append(
+            [
+                key.goal,
+                key.treated,
+                MAPS.get(key.reference, key.reference),
+                f"{each.difference:+.3f}",
+                "not known" if each.reason else f"{each.low:+.3f} to {each.high:+.3f}",
+                "-" if each.reason else p_value(each.p),
+                p_value(adjusted[key]) if key in adjusted and not each.reason else "-",
+                ", ".join(f"{max(part, 0.0) ** 0.5:.3f}" if part == part else "?" for part in parts),
+            ]
+        )
+    return table(lines[0], lines[1:])
+
+
+def p_value(p: float) -> str:
+    """Returns a p-value as it is printed."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _students(protocol: Protocol, verdict: Verdict, goal: str) -> str:
+    arms = [
+        arm for arm in (protocol.reference, *protocol.arms, *protocol.controls) if goal in verdict.scores.get(arm, {})
+    ]
+    styles = arm_styles([protocol.reference, *protocol.arms, *protocol.controls])
+    rows = [
+        Row(
+            arm,
+            (of_arm := verdict.scores[arm][goal]).value_K.tolist(),
+            None,
+            styles[arm].colour,
+            styles[arm].marker,
+            f"{arm}: mean {of_arm.mean:.3f} of {of_arm.seeds} seeds",
+        )
+        for arm in arms
+    ]
+    levels = [
+        (float(verdict.scores[protocol.reference][name].value_K[0]), f"reached {words}")
+        for ending, words in IMAGE_BLIND.items()
+        if (name := f"{goal}_{ending}") in verdict.scores[protocol.reference]
+    ]
+    lines = [f"{value:.3f} {words}" for value, words in levels]
+    note = f'<p class="note">Dashed: {escape("; ".join(lines))}.</p>' if lines else ""
+    return f"<figure>{rows_figure(rows, f'{goal} on the test part, one point a seed', levels)}</figure>{note}"
+
+
+def _optimism(protocol: Protocol, verdict: Verdict, circumstances: Circumstances, trials: Candidates) -> str:
+    goal, validation = protocol.goal, validation_scores(protocol, circumstances.trained)
+    on_choice = {result.number: result for result in circumstances.results}
+    lines = [["arm", "trial", "in the search", "on seeds of the choice", "on further seeds", "test"]]
+    for arm, number in circumstances.chosen.items():
+        scores = validation[arm][goal]
+        lines.append(
+            [
+                arm,
+                str(number),
+                f"{trials.trial(number).metrics[goal]:.3f}",
+                f"{on_choice[number].mean:.3f}",
+                f"{sum(scores) / len(scores):.3f}",
+                f"{verdict.scores[arm][goal].mean:.3f}",
+            ]
+        )
+    note = (
+        f"Means of {goal}. The first three are on validation patients. The score in the search is too high by the luck "
+        "of the best of many; the last column is on patients whom no choice has seen."
+    )
+    return f'{table(lines[0], lines[1:])}<p class="note">{escape(note)}</p>'
+
+
+def _protocol(protocol: Protocol, circumstances: Circumstances) -> str:
+    shown = protocol.model_dump(mode="json")
+    items = {"hash (SHA-256)": protocol.hash, "frozen": circumstances.frozen, "command": circumstances.command}
+    items |= {key.replace("_", " "): _plain(value) for key, value in shown.items() if value not in (None, "")}
+    items |= {"versions": ", ".join(f"{name} {version}" for name, version in circumstances.versions.items() if version)}
+    for count, opening in enumerate(circumstances.openings, start=1):
+        items[f"opening {count} of the test part"] = str(opening)
+    rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in items.items())
+    return f"<dl>{rows}</dl>"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_plain(each)}" for key, each in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,44 @@
+"""Pictures of the same test images under one student of each arm. Nothing is drawn of a credentialed cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmpkd.cohort.store import Store
+from mmpkd.scoring.pictures import student_maps
+from sweep.reports.page.pictures import CREDENTIALED, NUM_IMAGES, note, picture, picture_table, side_of
+from sweep.storage.layout import SweepFolder
+from sweep.students import read_student
+from sweep.types import Record
+
+LEGEND: Final = (
+    "Each column is the student of one arm on the first seed. Bright: where it looks. Outlined: the region. The images "
+    "are spread over the test part; they were not chosen by their scores."
+)
+
+
+def pictures(store: Store, trained: SweepFolder, records: Sequence[Record], rows: NDArray[np.int64]) -> str:
+    """Returns a table of pictures as HTML, with a column for the student of each arm on the first seed, or the reason
+    why there is none.
+
+    Args:
+        rows: the samples of the tested part. Those with a region are drawn, evenly spaced.
+    """
+    if store.facts.credentialed:
+        return note(CREDENTIALED)
+    with_region = np.array([row for row in rows if store.rois(int(row))])
+    if not len(with_region):
+        return note("No image has a region, so there is nothing to compare maps with.")
+    drawn = with_region[np.linspace(0, len(with_region) - 1, min(NUM_IMAGES, len(with_region))).astype(int)]
+    firsts = [record for record in records if record.repeat_of is None and record.state == "complete"]
+    side = side_of(len(firsts))
+    columns = [("image", [picture(store, int(row), None, side) for row in drawn])]
+    for record in firsts:
+        maps = student_maps(read_student(trained, record.number), store, drawn)
+        cells = [picture(store, int(row), map_hw, side) for row, map_hw in zip(drawn, maps, strict=True)]
+        columns.append((record.arm, cells))
+    return note(LEGEND) + picture_table(columns, side)

@@ -1,0 +1,100 @@
+"""The verdict as JSON: every number of it, the protocol, the students and the ledger."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sweep.types import Record
+from sweep.verdict.answer import Verdict, needed, sentence
+from sweep.verdict.finalists import Finalist
+from sweep.verdict.ledger import Opening, as_json
+from sweep.verdict.protocol import Protocol
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """How a verdict came about.
+
+    Attributes:
+        frozen: when the protocol was frozen, as ISO 8601.
+        results: the finalists on the seeds of the choice.
+        chosen: the number of the chosen trial of each arm, in the sweep.
+        trained: the trials whose students were tested.
+        openings: the ledger of the cohort.
+        command: the command line.
+        versions: versions of Python and of the main libraries, and the commit of the code.
+    """
+
+    frozen: str
+    results: Sequence[Finalist]
+    chosen: Mapping[str, int]
+    trained: Sequence[Record]
+    openings: Sequence[Opening]
+    command: str
+    versions: Mapping[str, str]
+
+
+def content_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) -> dict[str, Any]:
+    """Returns the content of verdict.json. Values that cannot be determined are null."""
+    content = {
+        "format": FORMAT,
+        "sweep": protocol.sweep,
+        "protocol": protocol.model_dump(mode="json") | {"hash": protocol.hash, "frozen": circumstances.frozen},
+        "answers": [
+            {
+                "goal": answer.key.goal,
+                "arm": answer.key.treated,
+                "reference": answer.key.reference,
+                "outcome": answer.outcome,
+                "sentence": sentence(answer, verdict, protocol),
+                "reasons": list(answer.reasons),
+                **asdict(answer.contrast),
+                "adjusted_p": answer.decision.adjusted_p,
+                "power": answer.power,
+                "patients_needed": needed(answer, protocol, verdict.patients),
+            }
+            for answer in verdict.answers
+        ],
+        "exploratory": [key._asdict() | asdict(contrast) for key, contrast in verdict.exploratory.items()],
+        "patients": asdict(verdict.patients),
+        "scores": {
+            arm: {goal: of_arm[goal].value_K.tolist() for goal in of_arm} for arm, of_arm in verdict.scores.items()
+        },
+        "validation": validation_scores(protocol, circumstances.trained),
+        "finalists": [asdict(result) for result in circumstances.results],
+        "chosen": dict(circumstances.chosen),
+        "ledger": as_json(circumstances.openings),
+        "command": circumstances.command,
+        "versions": dict(circumstances.versions),
+    }
+    return dict(_finite(content))
+
+
+def validation_scores(protocol: Protocol, records: Sequence[Record]) -> dict[str, dict[str, list[float]]]:
+    """Returns the validation scores of the tested students by arm and score, in the order of the seeds."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for record in sorted(records, key=lambda record: record.turn):
+        if record.state == "complete":
+            for goal in protocol.goals():
+                scores.setdefault(record.arm, {}).setdefault(goal, []).append(record.metrics[goal])
+    return scores
+
+
+def _finite(content: Any) -> Any:
+    """Replaces numbers that are not finite by None, which JSON writes as null."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def dumped(content: Mapping[str, Any]) -> bytes:
+    """Returns the bytes of verdict.json."""
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,216 @@
+"""Runs a confirmation, step by step: freeze, choose, train, open, say. Each step continues after a kill, and none is
+done twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.store import Store
+from mmpkd.command import warn
+from mmpkd.export.student_file import source_of
+from mmpkd.scoring.patients import rarer_class
+from mmpkd.scoring.replicates import PartScorer, Scored
+from mmpkd.types import ConfigError, UserError
+from sweep.driver import run_sweep
+from sweep.options import RunOptions, read_run_options
+from sweep.picking.candidates import Candidates
+from sweep.plan.plan import plan
+from sweep.provenance import code_commit, library_versions, user_name
+from sweep.search.studies import records_of
+from sweep.space.space import load_space
+from sweep.storage.journal import load_studies
+from sweep.storage.layout import SweepFolder
+from sweep.students import read_student
+from sweep.transfer.addresses import Place
+from sweep.transfer.preparing import prepare_shared
+from sweep.types import Record
+from sweep.verdict import finalists, phases
+from sweep.verdict.answer import Patients, by_arm, judge
+from sweep.verdict.folder import ConfirmationFolder, newest, read_sealed_at, write_sealed_at
+from sweep.verdict.inference import SeedScores
+from sweep.verdict.ledger import Ledger, refuse_second_opening
+from sweep.verdict.phases import Phase
+from sweep.verdict.proposal import frozen, propose
+from sweep.verdict.protocol import Protocol, Wanted, freeze, frozen_at
+from sweep.verdict.results.page import page_of
+from sweep.verdict.results.pictures import pictures
+from sweep.verdict.results.record import Circumstances, content_of, dumped
+from sweep.verdict.results.show import show_power, show_price, show_protocol, show_verdict
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A confirmation whose protocol is frozen.
+
+    Attributes:
+        words: words of the command line that its sweeps take over, such as `storage=` and `cache=`.
+    """
+
+    trials: Candidates
+    folder: ConfirmationFolder
+    protocol: Protocol
+    store: Store
+    words: tuple[str, ...]
+    console: Console
+
+    def options(self, phase: str) -> RunOptions:
+        """Returns the options with which the sweep of a phase runs."""
+        file, name = self.folder.space(phase), self.folder.sweep_name(phase)
+        if not file.is_local:
+            local = Path(mkdtemp(prefix="mmpkd-")) / file.name
+            self.folder.place.download(file.name, local)
+            file = Place("", str(local))
+        return _run_options([f"space={file}", f"name={name}", *self.words])
+
+    def train(self, phase: Phase) -> tuple[int, SweepFolder, list[Record]]:
+        """Trains what is left of a phase. Returns the exit status of its sweep, its folder and its trials."""
+        phases.write_space(phase, self.trials, self.folder)
+        options = self.options(phase.name)
+        records, status = _records(options.folder), 0
+        if not finalists.has_ended(records, list(phase.configs), len(phase.seeds)):
+            space, mistakes = load_space(options.space, options.overrides)
+            planned = plan(space, mistakes) if space else None
+            if space is None or planned is None or planned.mistakes:
+                raise ConfigError(planned.mistakes if planned else mistakes)
+            warn(planned.warnings, self.console)
+            status = run_sweep(space, planned, options, self.console)
+            records = _records(options.folder)
+            if not status and not finalists.has_ended(records, list(phase.configs), len(phase.seeds)):
+                status = 130  # a limit such as search.deadline has stopped it
+        return status, options.folder, records
+
+
+def _run_options(words: Sequence[str]) -> RunOptions:
+    options, mistakes = read_run_options(words)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return options
+
+
+def _records(folder: SweepFolder) -> list[Record]:
+    """Returns the trials of a phase. There are none before it has begun."""
+    if not folder.journal.exists():
+        return []
+    return records_of(load_studies(folder.journal), folder.read_plan().get("generation", 0))
+
+
+def confirm(
+    trials: Candidates,
+    wanted: Wanted,
+    words: tuple[str, ...],
+    options: Mapping[str, str],
+    command: str,
+    console: Console,
+) -> int:
+    """Runs a confirmation, or continues it, and returns the exit status of the command.
+
+    Args:
+        words: words of the command line that its sweeps take over.
+        options: the values of the other options.
+        command: the whole command line.
+
+    Raises:
+        UserError: the sweep cannot be confirmed so.
+    """
+    run_options = _run_options([f"name={trials.sweep.folder.name}", *words])
+    store, cache = prepare_shared(prepare, trials.cohort, run_options)
+    folder, again = newest(trials.sweep.folder), options["again"] == "true"
+    if options["new"] == "true" and folder.protocol.exists():
+        folder = folder.next
+    protocol = frozen(trials, wanted, folder, store) or propose(trials, wanted, folder, store)
+    ledger = Ledger.of(cache, source_of(store.manifest))
+    others, is_frozen = ledger.others(protocol.hash), folder.protocol.exists()
+    is_plan = options["plan"] == "true"
+    if not (is_frozen or is_plan):
+        refuse_second_opening(others, again)
+        freeze(protocol, folder)
+    show_protocol(protocol, folder, others, is_frozen or not is_plan, console)
+    show_price(protocol, trials, console)
+    show_power(protocol, trials, store, console)
+    if is_plan:
+        return 0
+    confirmation = Confirmation(trials, folder, protocol, store, words, console)
+
+    choosing, arm_of = phases.choosing(protocol, trials)
+    status, _, records = confirmation.train(choosing)
+    if status:
+        return status
+    results = finalists.results_of(records, arm_of, protocol.goal)
+    luck = {goal: finalists.luck_of(records, arm_of, goal, protocol) for goal in protocol.goals()}
+    chosen = finalists.choose(results, len(protocol.choose_seeds))
+    training = phases.training(protocol, trials, chosen, store.facts.tasks)
+    status, trained, records = confirmation.train(training)
+    if status:
+        return status
+
+    _require_all(training, records, trained)
+    ledger.open(protocol.hash, protocol.sweep, command, user_name(), again)
+    rows = store.rows("test")
+    verdict = judge(protocol, _scores(confirmation, trained, records, rows), patients_of(store, rows), luck)
+    versions = {**library_versions(), "commit": code_commit()}
+    circumstances = Circumstances(frozen_at(folder), results, chosen, records, ledger.read(), command, versions)
+    drawn = pictures(store, trained, records, rows)
+    folder.verdict_page.write_bytes(page_of(protocol, verdict, circumstances, trials, drawn))
+    folder.verdict.write_bytes(dumped(content_of(protocol, verdict, circumstances)))
+    show_verdict(protocol, verdict, folder, console)
+    return 0
+
+
+def _require_all(phase: Phase, records: Sequence[Record], folder: SweepFolder) -> None:
+    """Checks that every training of a phase is complete. Without those that failed, the mean of an arm would be that of
+    its luckier seeds.
+
+    Raises:
+        UserError: a training has failed.
+    """
+    complete = Counter(record.arm for record in records if record.state == "complete")
+    counts = {label: complete[label] for label in phase.configs}
+    if lacking := {label: count for label, count in counts.items() if count < len(phase.seeds)}:
+        listed = ", ".join(f"{label} {count} of {len(phase.seeds)}" for label, count in lacking.items())
+        problem = f"trainings have failed, so there is no verdict; complete are: {listed}"
+        raise UserError(f"{problem}\n  see {folder.errors}, and begin a new confirmation with new=true")
+
+
+def patients_of(store: Store, rows: NDArray[np.int64]) -> Patients:
+    """Returns how many patients among the samples decide each score."""
+    patient_N = store.patient_N[rows]
+    rarer_K = rarer_class(store.target_NK[rows], store.known_NK[rows], patient_N)
+    rarer_K = rarer_K[rarer_K > 0]
+    with_roi = [bool(store.rois(int(row))) for row in rows]
+    return Patients(
+        len(np.unique(patient_N)), int(rarer_K.min()) if rarer_K.size else 0, len(np.unique(patient_N[with_roi]))
+    )
+
+
+def _scores(
+    confirmation: Confirmation, trained: SweepFolder, records: Sequence[Record], rows: np.ndarray
+) -> dict[str, dict[str, SeedScores]]:
+    """Returns the scores of the students on the test part, by arm, in the order of their seeds."""
+    protocol, store = confirmation.protocol, confirmation.store
+    evaluation = confirmation.trials.config_of(records[0]).evaluation
+    train_rows = store.rows("train", confirmation.trials.cohort.fold)
+    scorer = PartScorer(store, rows, evaluation, protocol.goals(), train_rows)
+    scores: dict[str, list[dict[str, Scored]]] = {}
+    for record in sorted(records, key=lambda record: record.turn):
+        if record.state != "complete":
+            continue
+        file = confirmation.folder.scores("test", record.number)
+        if not (content := read_sealed_at(file)):
+            scored = scorer.score(read_student(trained, record.number).student)
+            content = {
+                name: {"value": score.value, "replicates": score.replicate_R.tolist()} for name, score in scored.items()
+            }
+            write_sealed_at(file, content)
+        of_student = {name: Scored(score["value"], np.array(score["replicates"])) for name, score in content.items()}
+        scores.setdefault(record.arm, []).append(of_student)
+    return by_arm(scores)
