@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
+from shlex import quote
 from textwrap import wrap
 from typing import Any, TypeVar
 
@@ -78,6 +80,41 @@ def wrapped(text: str, width: int, indent: str = "", hanging: str = "  ") -> lis
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def command_lines(command: str, width: int = 80, indent: str = "  ") -> list[str]:
+    """Returns a command for a shell in lines of at most `width` characters, all but the last ending in a backslash, so
+    that they can be pasted as they are. A longer word has its own line.
+    """
+    lines = [indent.removesuffix(" ")]
+    for word in map(quote, shlex.split(command)):
+        if len(lines[-1]) + len(word) + 3 > width and lines[-1].strip():
+            lines[-1] += " \\"
+            lines.append(f"{indent}   ")
+        lines[-1] += f" {word}"
+    return lines
+
+
+def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, num_keys: int = 1) -> list[str]:
+    """Returns a table in lines of at most `width` characters, without cutting a cell.
+
+    Columns that do not fit follow as a further table below, which repeats the first columns. A line is longer only if
+    the first columns and one more are.
+
+    Args:
+        num_keys: the number of first columns that name a row.
+    """
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    keys, parts = list(range(num_keys)), [list(range(num_keys))]
+    for column in range(num_keys, len(heads)):
+        if len(parts[-1]) > num_keys and sum(widths[place] + 2 for place in [*parts[-1], column]) - 2 > width:
+            parts.append([*keys])
+        parts[-1].append(column)
+    tables = [
+        ["  ".join(row[place].ljust(widths[place]) for place in part).rstrip() for row in [heads, *rows]]
+        for part in parts
+    ]
+    return [line for table in tables for line in [*([""] if table is not tables[0] else []), *table]]
 
 
 def progress_bar(items: Sequence[Item], name: str) -> Iterable[Item]:

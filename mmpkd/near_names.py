@@ -21,8 +21,10 @@ MARGIN = 0.04  # names whose similarity is this close to that of the nearest are
 def near(name: str, known: Iterable[str]) -> str:
     """Returns ' (did you mean ...?)' if a known name is close, else the list of known names if it is short."""
     names = sorted(known)
-    cutoff = 0.6 if len(name) > 2 else 0.5  # a wrong letter is half of a name of two
-    return _meant(get_close_matches(name, names, n=3, cutoff=cutoff)) or _list_of(names)
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    if not close and len(name) == 2:  # a wrong letter is half of the name
+        close = [known for known in get_close_matches(name, names, n=3, cutoff=0.5) if known[0] == name[0]]
+    return _meant(close) or _list_of(names)
 
 
 def near_path(path: str, content: Any, known: Iterable[str]) -> str:

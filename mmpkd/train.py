@@ -269,7 +269,7 @@ def main(words: Sequence[str]) -> None:
             raise
         write_atomically(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
-        console.print(f"{metric:32} {score!r}")
+        console.print(f"{metric:32} {'not known' if math.isnan(score) else repr(score)}")
     partly = [report.epoch for report in history[:-1] if len(report.metrics) < len(history[-1].metrics)]
     if complete and partly:
         console.print(f"epochs {partly[0]} to {partly[-1]} were trained before scores=every and have the goals alone;")

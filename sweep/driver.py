@@ -107,7 +107,7 @@ def show_plan(space: Space, planned: Plan, console: Console) -> None:
     with cluster(), mps_where_shared(space.search, planned.example.threads, printer(console)):
         price = _timed_price(FUNCTIONS, space, planned, PLAN_SECONDS, console)
     if price is not None:
-        console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
+        console.print("\n".join(price.lines()), highlight=False)
 
 
 def run_sweep(
@@ -276,7 +276,7 @@ def _price_and_trials_per_device(
             warn([f"no price: {error}"], console)
             return 1 if wanted == "auto" else wanted
         if price is not None:
-            console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
+            console.print("\n".join(price.lines()), highlight=False)
             folder.add_to_plan({"price": price.as_json()})
             per_device = price.per_device
     return (per_device or 1) if wanted == "auto" else wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mmpkd.command import asks_for_help, command_line, plain_console, warn
+from mmpkd.command import asks_for_help, command_line, command_lines, plain_console, warn
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
 from sweep.reports.details import (
@@ -77,6 +78,7 @@ examples
   python -m sweep.status json=true | jq '.sweeps[].state'
 """
 WATCH_SECONDS: Final = 2.0  # between two readings with watch=true
+NAME_WIDTH: Final = 14  # of sweeps and arms in a table of 80 columns
 REMOTE_WATCH_SECONDS: Final = 30.0  # the same for an address, where a driver leaves copies as seldom
 
 
@@ -137,7 +139,8 @@ def watch(storage: Storage, name: str, console: Console) -> None:
             sweeps, unread = read_sweeps(folders, earlier)
             earlier = {sweep.folder.name: sweep for sweep in sweeps}
             if isinstance(live, Live):
-                live.update(_page(sweeps, unread, storage, about_mlflow, console), refresh=True)
+                running_first = sorted(sweeps, key=lambda sweep: not sweep.running)
+                live.update(_page(running_first, unread, storage, about_mlflow, console), refresh=True)
             else:
                 lines = [*map(_line, sweeps), *unread]
                 for line in lines:
@@ -151,12 +154,18 @@ def watch(storage: Storage, name: str, console: Console) -> None:
 def _page(
     sweeps: Sequence[Sweep], unread: Sequence[str], storage: Storage, about_mlflow: Sequence[str], console: Console
 ) -> Text:
-    """Returns what `python -m sweep.status` prints, for a terminal of the width of `console`."""
+    """Returns what `python -m sweep.status` prints, for a terminal of the size of `console`. If it has too many lines,
+    the last line says how many are left out.
+    """
     page = plain_console(file=io.StringIO(), width=console.width, force_terminal=True)
     show(sweeps, storage, page, about_mlflow)
     warn(unread, page)
     assert isinstance(page.file, io.StringIO)
-    return Text.from_ansi(page.file.getvalue())
+    lines = list(Text.from_ansi(page.file.getvalue()).wrap(console, console.width))
+    if (left_out := len(lines) - (console.height - 1)) > 0:  # a row is the cursor's
+        note = f"{left_out + 1} more lines: use a taller terminal, or leave out watch=true"
+        lines[console.height - 2 :] = [Text(note)]
+    return Text("\n").join(lines)
 
 
 def _line(sweep: Sweep) -> str:
@@ -180,10 +189,10 @@ def show(sweeps: Sequence[Sweep], storage: Storage, console: Console, about_mlfl
     table.columns[4].no_wrap = True
     for sweep in sweeps:
         facts = as_json(sweep)
-        counts = [f"{facts[state]} {state}" for state in SHOWN_STATES if facts[state]] or ["none"]
-        trials = ",\n".join(counts)
+        trials = ",\n".join(_counts(facts))
         planned = f" of {facts['planned']}" if facts["planned"] else ""
-        name, state = f"{facts['name']}\n{facts['space'] or '-'}", f"{facts['state']}\n{_age(facts)}"
+        name = f"{_broken(facts['name'])}\n{_broken(facts['space'] or '-')}"
+        state = f"{facts['state']}\n{_age(facts)}"
         table.add_row(name, state, f"{trials}{planned}", *_cost_and_best(facts))
     console.print(table)
     if len(sweeps) > 1:
@@ -194,9 +203,10 @@ def show(sweeps: Sequence[Sweep], storage: Storage, console: Console, about_mlfl
 
 def _show_details(sweep: Sweep, storage: Storage, console: Console, about_mlflow: Sequence[str]) -> None:
     facts = as_json(sweep)
-    arms = Table("\narm", *SHOWN_STATES, "device\nhours", "best", **PLAIN)
+    arms = Table("\narm", "\ntrials", "device\nhours", "\nbest", **PLAIN)
+    arms.columns[3].no_wrap = True
     for arm, arm_facts in facts["arms"].items():
-        arms.add_row(arm, *(str(arm_facts[state]) for state in SHOWN_STATES), *_cost_and_best(arm_facts))
+        arms.add_row(_broken(arm), ",\n".join(_counts(arm_facts)), *_cost_and_best(arm_facts))
     if facts["arms"]:
         console.print()
         console.print(arms)
@@ -208,7 +218,7 @@ def _show_details(sweep: Sweep, storage: Storage, console: Console, about_mlflow
         stop = f"python -m sweep.stop {facts['name']} storage={quote(str(storage))}"
         driver = driver_of(sweep.folder) or "a driver"
         lines = ["", f"it is run by {driver}; these commands end it and continue it:"]
-        lines += [f"  {stop}", *([f"  {facts['continue']}"] if facts["continue"] else [])]
+        lines += [*command_lines(stop), *(command_lines(facts["continue"]) if facts["continue"] else [])]
     lines += about_mlflow
     lines += [
         f"warning: {sweep.folder.spool}: {place} is damaged and skipped; an event in it is not counted here"
@@ -234,6 +244,20 @@ def _about_mlflow(file: Path, sweeps: Sequence[Sweep] = ()) -> list[str]:
     uri = sqlite_uri(file)
     pages = as_lines(pages_of(*ids, sweeps[0].goals, server_of(uri))) if ids else []
     return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(uri)}", *pages]
+
+
+def _counts(facts: Mapping[str, Any]) -> list[str]:
+    return [f"{facts[state]} {state}" for state in SHOWN_STATES if facts[state]] or ["none"]
+
+
+def _broken(name: str) -> str:
+    """Returns a name in lines of at most `NAME_WIDTH` characters where its signs allow that: they end in - _ . or /."""
+    lines = [""]
+    for piece in re.split(r"(?<=[-_./])", name):
+        if lines[-1] and len(lines[-1] + piece) > NAME_WIDTH:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 def _cost_and_best(facts: Mapping[str, Any]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from mmpkd.config import CohortConfig, TrialConfig
 from tests import colour_cohort
 
-LONGEST = ("test_known_answer.py", "test_fault_campaign.py", "test_nodes.py", "test_mirror.py")
+LONGEST = ("test_known_answer.py", "test_fault_campaign.py", "test_nodes.py", "test_mirror.py", "test_gpu_packing.py")
+LONGEST += ("test_end_to_end_influence.py", "test_gpu_benchmark.py", "test_export_formats.py", "test_mlflow_pages.py")
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -45,6 +47,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files first that take longest, so that at the end no core waits for one of them."""
     items.sort(key=lambda item: item.path.name not in LONGEST and not uses_ray(item.path))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> None:
+    """Keeps what libraries and earlier files have left out of each collection of garbage.
+
+    A worker of a sweep collects after every trial, which otherwise takes half a second.
+    """
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import jsonschema
@@ -169,7 +170,8 @@ def slurm_job(tmp_path):
             "SLURM_GPUS_ON_NODE": "2",
         }
         words = ["bash", tmp_path / "deploy" / "slurm.sh", "space=demo", "storage=/shared"]
-        process = subprocess.Popen(words, env=environment, start_new_session=True)
+        interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where these tests are not
+        process = subprocess.Popen(words, env=environment, start_new_session=True, preexec_fn=interruptible)
         begun.append(process)
         return process, job
 

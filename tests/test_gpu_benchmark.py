@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
+import threading
 import tomllib
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,7 +47,23 @@ TINY = replace(
 )
 
 
+class StandInThread(threading.Thread):
+    """A thread in place of a process, which ends when it is asked to."""
+
+    terminate = kill = threading.Thread.join
+
+
+def pipe_of_threads() -> tuple[Connection, Connection]:
+    """A pipe whose second end stays open when the caller closes it, because a thread of this process uses it."""
+    first, second = multiprocessing.Pipe()
+    second.close = lambda: None  # type: ignore[method-assign]
+    return first, second
+
+
 def test_every_part_runs_on_a_cpu_and_leaves_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads stand for packed processes, each of which would load torch."""
+    threads = SimpleNamespace(Pipe=pipe_of_threads, Process=StandInThread)
+    monkeypatch.setattr(gpu_workers, "multiprocessing", SimpleNamespace(get_context=lambda method: threads))
     monkeypatch.setattr(gpu, "QUICK", TINY)
     file, page = tmp_path / "gpu.json", tmp_path / "gpu.md"
     words = ["--quick", "--only", "card,steps,epoch,packed,taught,equality", "--carried", str(tmp_path)]

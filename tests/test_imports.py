@@ -193,32 +193,37 @@ def test_the_rule_lets_pass():
     )
 
 
-def loaded_by(modules: list[str]) -> set[str]:
-    """Top-level packages that a fresh interpreter holds after importing some modules."""
+def loaded_by(*groups: list[str]) -> list[set[str]]:
+    """Top-level packages that a fresh interpreter holds after importing each group of modules, one after another."""
     program = (
         "import importlib, json, sys\n"
-        f"for name in {modules!r}: importlib.import_module(name)\n"
-        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+        f"for group in {groups!r}:\n"
+        "    for name in group: importlib.import_module(name)\n"
+        "    print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    return [set(json.loads(line)) for line in done.stdout.splitlines()[-len(groups) :]]
 
 
-def test_mmpkd_loads_nothing_of_the_engine():
+def test_mmpkd_loads_nothing_of_the_engine_and_a_training_nothing_that_few_trainings_need():
+    """Each of the libraries takes a part of a second in every process that trains or times a trial."""
     modules = [module_name(path) for path in sources("mmpkd")]
     assert "mmpkd" in modules and "mmpkd.train" in modules
-    assert not loaded_by(modules) & ENGINE
+    by_a_training, by_all = loaded_by(["mmpkd.train", "mmpkd.probe"], modules)
+    assert not by_a_training & {"sklearn", "pydicom", "nibabel", "transformers", "matplotlib", "skimage"}
+    assert not by_all & ENGINE
 
 
-def test_a_space_is_read_without_torch_and_without_the_engine():
-    assert not loaded_by(["sweep.space.space"]) & {"torch", "ray", "optuna", "mlflow"}
-
-
-def test_a_training_begins_without_libraries_that_few_trainings_need():
-    """Each of them takes a part of a second in every process that trains or times a trial."""
-    libraries = {"sklearn", "pydicom", "nibabel", "transformers", "matplotlib", "skimage"}
-    assert not loaded_by(["mmpkd.train", "mmpkd.probe"]) & libraries
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        (["sweep.status", "sweep.stop"], {"ray", "torch", "optuna", "mlflow", "pandas"}),
+        (["sweep.space.space", "sweep.interim"], {"ray", "torch", "optuna", "mlflow"}),
+    ],
+)
+def test_what_only_reads_a_sweep_loads_no_engine(modules, heavy):
+    assert not loaded_by(modules)[0] & heavy
 
 
 @pytest.mark.parametrize(("package", "extra"), [("mmpkd", None), ("sweep", "sweep")])

@@ -230,7 +230,7 @@ def read(path: Path) -> Exported:
     except OSError as error:
         raise ConfigError.at("model", f"{file} cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
-        problem = f"{file} is not a readable safetensors file ({type(error).__name__})"
+        problem = f"{file} is not a readable safetensors file: it is cut, damaged or of another kind"
         raise ConfigError.at("model", f"{problem}; wanted {NAME}, as mmpkd.train writes it") from error
     if metadata.get("format") != str(FORMAT) or SEEN not in weights:
         given = f"format {metadata['format']}" if "format" in metadata else "no card"

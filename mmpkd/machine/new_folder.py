@@ -45,6 +45,7 @@ def new_folder(out: Path, command: Sequence[str]) -> Iterator[Path]:
         problem = f"the folder {target} cannot be made: {error.strerror}"
         raise ConfigError.at("out", f"{problem}; name another one") from error
     lock = os.open(partial, os.O_RDONLY)
+    problem = ""
     try:
         with suppress(OSError):  # a disk without locks; then nothing deletes this folder after a kill
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,11 +59,18 @@ def new_folder(out: Path, command: Sequence[str]) -> Iterator[Path]:
             raise
         if cause.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             refuse_taken(out, command)  # another process was faster
-        problem = f"{out} cannot be written: {cause.strerror or str(cause).splitlines()[0]}"
-        raise UserError(f"{problem}\n  nothing was left there; repair this, then run the same command again") from error
+        problem = f"{out} cannot be written: {_reason(cause)}"
     finally:
         os.close(lock)
         shutil.rmtree(partial, ignore_errors=True)
+    if problem:  # raised without its cause, on which the command line would give advice about damaged files
+        raise UserError(f"{problem}\n  nothing was left there; repair this, then run the same command again")
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # one entry for each file of a folder
+        return str(error.args[0][0][-1]).partition(": ")[0]
+    return error.strerror or str(error).partition("\n")[0]
 
 
 def refuse_taken(out: Path, command: Sequence[str]) -> None:

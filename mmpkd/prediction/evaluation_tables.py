@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
 from mmpkd import command
 from mmpkd.machine.files import write_atomically
@@ -61,11 +60,10 @@ def print_tables(
         regions: the options `within` and `roi` of EvaluationConfig.
         is_fitted_here: whether the student's temperatures and thresholds were fitted on these patients.
     """
-    console = command.plain_console()
-    console = console if console.is_terminal else command.plain_console(width=130)  # a file has no width
-    console.print(title, highlight=False, soft_wrap=True)
+    console = command.plain_console(highlight=False)
+    console.print(title, soft_wrap=True)
     if is_fitted_here:
-        console.print(FITTED_HERE, highlight=False, soft_wrap=True)
+        console.print(FITTED_HERE)
     options = ", ".join(f"{key}={value}" for key, value in regions.items())
     titles = {**TITLES, "regions": f"{TITLES['regions']}; {options}"}
     shown: list[str] = []
@@ -74,15 +72,14 @@ def print_tables(
             continue
         table = tables[name]
         columns = [str(column) for column in table if not str(column).endswith(("_low", "_high"))]
-        printed = Table(*columns, title=heading)
-        for _, row in table.iterrows():
-            cells = [_cell(row, column) for column in columns]
-            printed.add_row(*cells)
-            shown += cells
-        console.print(printed)
+        rows = [[_cell(row, column) for column in columns] for _, row in table.iterrows()]
+        shown += [cell for row in rows for cell in row]
+        num_keys = sum(isinstance(table[column].iloc[0], str) for column in columns)
+        lines = command.table_lines(columns, rows, console.width, num_keys)
+        console.print("\n".join(["", *command.wrapped(heading, console.width), *lines]), soft_wrap=True)
     notes = [NO_INTERVAL] if any("[no interval]" in cell for cell in shown) else []
     for line in [*notes, *([UNDEFINED] if "-" in shown else [])]:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 def _cell(row: pd.Series, name: str) -> str:

@@ -71,7 +71,8 @@ def input_images(root: Path, pattern: str) -> tuple[list[Path], list[Path]]:
         if pattern:
             raise ConfigError.at("pattern", f"chooses files of a folder, and {root} is a file; leave it out")
         return [root], []
-    present = sorted(path for path in root.rglob("*") if path.is_file())
+    # A link to nothing counts as a file, which is then reported as unreadable.
+    present = sorted(path for path in root.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
     matching = [path for path in present if _matches(path.relative_to(root), pattern)]
     images = [path for path in matching if not is_no_image(path)]
     if pattern and present and not matching:

@@ -95,14 +95,14 @@ class Price:
         at_a_time = f"{self.slots} trial{'s' * (self.slots != 1)} at a time"
         shared = "the number of trials" if self.equal == "trials" else "the device-hours"
         lines = [
-            f"price: about {_clock(self.wall_hours * 3600)}, {at_a_time}",
-            f"  {self.hours:.3g} device-hours for {total} trials at full length{_stopped(self)}; "
-            f"{self.num_steps} steps timed",
+            f"price: about {_clock(self.wall_hours * 3600)}, {at_a_time}, from {self.num_steps} timed training steps",
+            f"  {self.hours:.3g} device-hours for {total} trials at full length{_stopped(self)}",
+            "  (a device-hour is an hour of a whole GPU or, without a GPU, of a core)",
             "  starting Ray and workers, some seconds each, and fitting teachers come on top",
             f"  arms share {shared} (search.equal={self.equal}); each gets:",
             *(
-                f"    {arm.arm}: {arm.trials} trials of {_span(arm.low, arm.high)} device-seconds, "
-                f"{arm.hours:.3g} device-hours{_stopped(arm)}"
+                f"    {arm.arm}: {arm.trials} trials, {arm.hours:.3g} device-hours{_stopped(arm)}; "
+                f"{_span(arm.low, arm.high)} s of a device for a trial"
                 for arm in self.arms
             ),
             f"  fitting teachers: {_clock(self.teacher_seconds)} once (0 s if cached), not included above",
@@ -255,17 +255,16 @@ def _warnings(
         if arm.trials * affordable < MIN_BRANCH_TRIALS * ways and free:
             plural = f"{ways} branches of up to {free} dimensions" if ways > 1 else f"{free} dimensions"
             warnings.append(
-                f"arm {arm.arm}: the search of {plural} is a first look, with about "
-                f"{arm.trials * affordable:.0f} of the {MIN_BRANCH_TRIALS * ways} trials that are advisable "
-                f"({MIN_BRANCH_TRIALS} for each branch)"
+                f"arm {arm.arm}: about {arm.trials * affordable:.0f} trials give only a first impression of {plural}; "
+                f"{MIN_BRANCH_TRIALS * ways} are advisable ({MIN_BRANCH_TRIALS} for each branch)"
             )
     folds = validation_folds(store, example.cohort.fold, space.search.repeats)
     error = auroc_error(store, example.cohort.fold, space.search.repeats)
     if error > MAX_AUROC_ERROR:
         patients = sum(len(np.unique(store.patient_N[store.rows("val", fold)])) for fold in folds)
         warnings.append(
-            f"{patients} validation patients give AUROC a standard error of about {error:.3f}: "
-            f"trials closer than {2 * error:.2f} cannot be told apart"
+            f"{patients} validation patients give an AUROC of 0.75 a standard error of about {error:.3f} (less near "
+            f"1): two such trials that are closer than {2 * error:.2f} cannot be told apart"
         )
     rows_of_folds = [store.rows("val", fold) for fold in folds]
     rarer_FK = np.array(

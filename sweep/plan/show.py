@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rich.console import Group
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from mmpkd.cohort.facts import Facts
@@ -11,21 +11,23 @@ from sweep.plan.plan import Plan
 
 
 def render(plan: Plan) -> Group:
-    """Returns the plan for a console: a table, followed by the warnings."""
-    table = Table("arm", "branch", "free dimensions", "checked", title=f"Plan of {plan.space}", title_justify="left")
-    table.columns[2].overflow = "fold"  # not shortened, because an override needs the whole name
-    table.columns[3].justify = "right"
+    """Returns the plan for a console: the branches of each arm with the settings that vary in them, the cohort, and the
+    warnings.
+    """
+    parts: list[RenderableType] = [Text(f"Plan of {plan.space}")]
     for branch in plan.branches:
-        labels = [f"{_short(name, branch.arm)}: {label}" for name, label in branch.labels.items()]
-        free = [_short(name, branch.arm) for name in branch.free]
-        names = f"{len(free)}:\n" + "\n".join(free) if free else "0"
-        table.add_row(branch.arm, "\n".join(labels), names, str(branch.checked))
+        labels = [f", {_short(name, branch.arm)}: {label}" for name, label in branch.labels.items()]
+        checked = f"{branch.checked} configuration{'s' * (branch.checked != 1)} checked"
+        varying = "1 setting varies" if len(branch.free) == 1 else f"{len(branch.free)} settings vary"
+        parts.append(Text(f"arm {branch.arm}{''.join(labels)}: {checked}, {varying}"))
+        names = [_short(name, branch.arm) for name in branch.free]
+        parts += [Padding(Text(", ".join(names)), (0, 0, 0, 4))] if names else []
     lines = [f"{plan.trials} trials, maximise {', '.join(plan.goals)}; {plan.checked} configurations checked"]
     if plan.facts is not None:
         lines += _cohort_lines(plan.facts)
         lines += [f"teacher {line}" for line in plan.outlines()]
     lines += [f"warning: {warning}" for warning in plan.warnings]
-    return Group(table, *(Text(line) for line in lines))
+    return Group(*parts, *(Text(line) for line in lines))
 
 
 def _cohort_lines(facts: Facts) -> list[str]:

@@ -219,6 +219,21 @@ def choices_in_words(records: Sequence[Record], goals: Sequence[str]) -> list[st
     return lines
 
 
+def how_to_read(auroc_error: float | None) -> str:
+    """Returns a sentence that tells the numbers apart that a summary states about the certainty of its scores.
+
+    Args:
+        auroc_error: standard error of AUROC that the plan states, or None.
+    """
+    text = "± is the standard error of one trial's score over validation patients; luck is what choosing the best adds"
+    if auroc_error is not None:
+        text += (
+            f"; the plan's {auroc_error:.3f} is the standard error of an AUROC of 0.75 (near 1 it is smaller), "
+            f"and AUROCs closer than twice that, {2 * auroc_error:.2f}, cannot be told apart"
+        )
+    return text
+
+
 def image_blind_verdict(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
     """Returns a line for each localisation goal: whether a trial beats the maps that ignore the image, and whether that
     may be luck.

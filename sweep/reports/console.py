@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from shlex import quote
@@ -10,11 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
-from mmpkd.command import wrapped
+from mmpkd.command import command_lines, table_lines, wrapped
 from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import is_all_equal
 from sweep.reports.arms import ArmTotals, arms_table
-from sweep.reports.choosing import choices_in_words, image_blind_verdict, supervision, with_estimate
+from sweep.reports.choosing import choices_in_words, how_to_read, image_blind_verdict, supervision, with_estimate
 from sweep.reports.details import duration
 from sweep.reports.page.commands import pick_command, storage_of
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
@@ -64,7 +65,8 @@ def print_summary(
         for line in front_lines(records, arms, goals, select, console.width):
             console.print(line, highlight=False, soft_wrap=True)
     blind = [*image_blind_scores(records, goals), *image_blind_verdict(records, goals)]
-    for line in [*choices_in_words(records, goals), *blind]:
+    choices = choices_in_words(records, goals)
+    for line in [*choices, *([how_to_read(auroc_error)] if choices else []), *blind]:
         console.print(line, highlight=False)
     best = picked(records, select)
     if states["complete"] and best is None:
@@ -87,7 +89,8 @@ def print_summary(
     console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
     if best:
         take = pick_command(folder.name, storage_of(folder), f"trial={best.number}")
-        console.print(f"take a student, with its model card:\n  {take}", highlight=False, soft_wrap=True)
+        lines = ["take a student, with its model card:", *command_lines(take)]
+        console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def front_lines(
@@ -106,14 +109,11 @@ def front_lines(
     marks = {record.number: BEST if record is chosen and is_marked else "" for record in front}
     others = off_front(records, arms, goals, select)
     marks |= {record.number: off_front_label(record, records, select) for record in others}
-    heads = ["trial", "arm", *goals]
-    rows = [
-        [str(record.number), record.arm, *(with_error(record, goal) for goal in goals)] for record in [*front, *others]
-    ]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    heads, *rows = [[cell.ljust(size) for cell, size in zip(row, widths, strict=True)] for row in [heads, *rows]]
-    lines = ["Front", *wrapped("  ".join(heads), width)]
-    for record, row in zip([*front, *others], rows, strict=True):
+    shown = [*front, *others]
+    rows = [[str(record.number), record.arm, *(with_error(record, goal) for goal in goals)] for record in shown]
+    head, *table = table_lines(["trial", "arm", *goals], rows, sys.maxsize)
+    lines = ["Front", *wrapped(head, width)]
+    for record, row in zip(shown, table, strict=True):
         estimates = [f"{goal} {with_estimate(record, goal, '')}" for goal in goals]
         teachers = teachers_in_words(record)
         below = [
@@ -122,8 +122,7 @@ def front_lines(
             f"{TEACHER_COLUMN}: {teachers}" if teachers else "",
             sampled(record),
         ]
-        lines += wrapped("  ".join(row), width)
-        lines += [line for text in below if text for line in wrapped(text, width, " " * (widths[0] + 2))]
+        lines += [*wrapped(row, width), *(line for text in below if text for line in wrapped(text, width, " " * 7))]
     footnote = f"all equal: {ALL_EQUAL}"
     return lines + wrapped(footnote, width) * any("(all equal)" in line for line in lines)
 

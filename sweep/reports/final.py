@@ -9,7 +9,7 @@ from typing import Final
 
 from rich.console import Console
 
-from mmpkd.command import warn
+from mmpkd.command import command_lines, warn
 from sweep import interrupt
 from sweep.front_files import spool_files
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
@@ -92,7 +92,7 @@ def _reasons(search: Search, command: str) -> list[str]:
     elif search.remaining_trials:
         lines += [
             f"{search.remaining_trials} trials to go; this continues the sweep, each trial from its last checkpoint:",
-            f"  {command}",
+            *command_lines(command),
         ]
     elif search.state.plateau.reached(search.exhausted):
         lines += [

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from mmpkd.command import command_lines
 from mmpkd.near_names import near
 from mmpkd.types import Mistake, UserError
 from sweep.driver_status import DriverStatus, read_status
@@ -265,15 +266,16 @@ def _at_address(words: Sequence[str], folder: SweepFolder) -> list[str]:
 
 
 def how_to_continue(sweep: Sweep) -> list[str]:
-    """Returns lines that tell the user how to continue the sweep. The last line is the command."""
+    """Returns lines that tell the user how to continue the sweep. The last ones are the command."""
     command = continue_command(sweep)
     num_open = sum(trial.state == "open" for trial in sweep.trials.values())
     if command is None:
         return ["it did not reach its first trial; start it again with the same command"]
     if sweep.closed == "FINISHED":
-        return ["all its trials are done; this command, with a higher trials=N, adds more:", f"  {command}"]
+        return ["all its trials are done; this command, with a higher trials=N, adds more:", *command_lines(command)]
     num_ended = len(sweep.trials) - num_open
-    return [f"{num_ended} trials have ended, {num_open} are open; this command continues it:", f"  {command}"]
+    ended = f"{num_ended} trials have ended, {num_open} are open; this command continues it:"
+    return [ended, *command_lines(command)]
 
 
 def _is_still_valid(word: str) -> bool:

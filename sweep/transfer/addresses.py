@@ -2,8 +2,7 @@
 
 A `Place` is a file or a folder at such an address. Amazon's protocol (S3) and Google's are spoken by pyarrow, all other
 schemes by packages of fsspec, which the user installs. An address never holds credentials, because every user of a
-machine can read its command lines. They come from the environment of each process, for example AWS_ACCESS_KEY_ID and
-AWS_SECRET_ACCESS_KEY.
+machine can read its command lines. They come from the environment of each process.
 """
 
 from __future__ import annotations
@@ -122,14 +121,15 @@ class Place:
         return {path.strip("/")[start:]: size for path, size in sorted(sizes.items())}
 
     @_explains
-    def read_bytes(self) -> bytes:
-        """Returns the content of the file.
+    def read_bytes(self, begin: int = 0) -> bytes:
+        """Returns the content of the file from this byte on.
 
         Raises:
             FileNotFoundError: there is no such file.
         """
-        with self._files.open_input_stream(self.path, compression=None) as stream:
-            content: bytes = stream.read()
+        with self._files.open_input_file(self.path) as file:
+            file.seek(min(begin, file.size()))
+            content: bytes = file.read()
             return content
 
     @_explains

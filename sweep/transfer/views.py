@@ -9,12 +9,15 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from mmpkd.types import UserError
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.reader import is_running
-from sweep.transfer.addresses import place
+from sweep.transfer.addresses import Place, place
 from sweep.transfer.refusals import in_words
+
+OVERLAP: Final = 4096  # bytes at the end of the copy of a growing file that are compared with the file
 
 
 def view_of(address: str, key: str = "storage") -> Storage:
@@ -36,9 +39,12 @@ def view_of(address: str, key: str = "storage") -> Storage:
     return Storage(Path(folder), where)
 
 
-def fetch(folder: SweepFolder, paths: Sequence[Path]) -> bool:
+def fetch(folder: SweepFolder, paths: Sequence[Path], growing: Path | None = None) -> bool:
     """Copies files of a sweep from its address to its folder on this machine, and returns whether there are any. Does
     nothing for a sweep in a folder.
+
+    Args:
+        growing: one of the files, to whose copy, if there is one, only what is new is added.
 
     Raises:
         UserError: the store does not answer, or refuses.
@@ -51,7 +57,8 @@ def fetch(folder: SweepFolder, paths: Sequence[Path]) -> bool:
         content = json.loads(sizes.read_bytes()) if folder.copies.name in names else {}
         existing = [path for path in paths if path.name in names]
         for path in existing:
-            folder.address.download(path.name, path)
+            if path != growing or not _extended(folder.address.child(path.name), path):
+                folder.address.download(path.name, path)
             if path.name in content and content[path.name] < path.stat().st_size:
                 os.truncate(path, content[path.name])
     except OSError as error:
@@ -59,9 +66,28 @@ def fetch(folder: SweepFolder, paths: Sequence[Path]) -> bool:
     return bool(existing)
 
 
+def _extended(file: Place, copy: Path) -> bool:
+    """Adds to the copy of a growing file what the file has more by now. Returns False if there is no copy, or if the
+    end of the copy is not in the file, which then is another one.
+    """
+    if not copy.exists():
+        return False
+    begin = max(copy.stat().st_size - OVERLAP, 0)
+    content = file.read_bytes(begin)
+    with copy.open("r+b") as opened:
+        opened.seek(begin)
+        known = opened.read()
+        if not content.startswith(known):
+            return False
+        opened.write(content[len(known) :])
+    return True
+
+
 def refresh(folder: SweepFolder) -> None:
-    """Fetches the files from which `storage.reader` reads a sweep; raises like `fetch`."""
-    fetch(folder, (folder.status, folder.plan, folder.space, folder.spool))
+    """Fetches the files from which `storage.reader` reads a sweep; raises like `fetch`. Of the spool it fetches what is
+    new.
+    """
+    fetch(folder, (folder.status, folder.plan, folder.space, folder.spool), growing=folder.spool)
 
 
 def is_running_there(folder: SweepFolder) -> bool:

@@ -131,7 +131,7 @@ def contrast(
         [patients - 1, treated.seeds - 1, reference.seeds - 1, searches[0].degrees, searches[1].degrees]
     )
     error = float(np.sqrt(parts.sum()))
-    reason = _no_error(difference, error, patients)
+    reason = _no_error(difference, sum(search), error, patients)
     if reason:
         return Contrast(difference, patient_variance, seeds, search, error, NAN, NAN, NAN, NAN, reason)
     degrees = satterthwaite(parts, of_parts)
@@ -142,12 +142,14 @@ def contrast(
     )
 
 
-def _no_error(difference: float, error: float, patients: int) -> str:
+def _no_error(difference: float, search_variance: float, error: float, patients: int) -> str:
     """Returns why a difference has no usable standard error; empty if it has."""
     if not np.isfinite(difference):
         return "A student has no score."
     if patients < 2:
         return f"The score rests on {patients} patients, so its spread over patients is unknown."
+    if not np.isfinite(search_variance):
+        return "An arm has a single finalist of several trials, so the luck of its search is unknown."
     if not np.isfinite(error):
         return "Too few resamplings of the patients have a score, so its spread over patients is unknown."
     if error <= SMALLEST_ERROR:
@@ -170,17 +172,22 @@ def satterthwaite(parts: Floats, degrees: NDArray[np.int64]) -> float:
 def search_luck(finalists: Sequence[SeedScores], trials: int, chosen_by: Floats | None = None) -> SearchLuck:
     """Returns how much the score of an arm would vary if its search were repeated and chose another configuration.
 
-    It is a bootstrap over the trials of the arm. A resample of N trials lacks the best of them with a probability of
-    about 0.37, and then the second best is chosen if the resample has it, and so on. The finalist of rank j is
-    therefore chosen with probability (1 - (j - 1) / N)^N - (1 - j / N)^N, and the last finalist with what remains. The
-    variance of the mean scores under these probabilities, less what it would be if all finalists were equally good and
-    only differed by the luck of seeds and patients, is returned, and not less than 0.
+    The trials of the arm are split at random into two halves, as if they were two searches. The best finalist is chosen
+    in its half. In the other half the finalist of rank 2 is chosen if it is there, which has a probability of about
+    1/2, else that of rank 3, and so on; the last finalist stands for all trials below. The expected square of the
+    difference of the two chosen scores is twice the variance of a search with half as many trials, so the variance of
+    the whole search is rather smaller. What this square would be if all finalists were equally good, and differed by
+    the luck of seeds and patients only, is subtracted.
 
     Args:
         finalists: scores of each finalist on the seeds and patients among which one was chosen. Replicates may be
             empty; then the luck of patients is not subtracted, and the result is rather too large.
         trials: number N of complete trials among which the finalists were chosen.
         chosen_by: mean of each finalist in the score by which the arm's configuration was chosen, if this is another.
+
+    Returns:
+        The variance, which is not below 0. It is NaN if there is one finalist of several trials, because its rivals
+        are unknown.
 
     Raises:
         ValueError: there are more finalists than trials, or a finalist has fewer than two seeds.
@@ -190,15 +197,26 @@ def search_luck(finalists: Sequence[SeedScores], trials: int, chosen_by: Floats 
     if min(each.seeds for each in finalists) < 2:
         raise ValueError("a finalist needs at least two seeds")
     if len(finalists) == 1:
-        return FIXED
+        return FIXED if trials == 1 else SearchLuck(NAN, 1)
     mean_F = np.array([each.mean for each in finalists])
     order_F = np.argsort(-(mean_F if chosen_by is None else chosen_by), kind="stable")
-    survival_F = (1 - np.arange(len(finalists)) / trials) ** trials
-    chance_F = survival_F - np.r_[survival_F[1:], 0.0]
-    spread = float(_variance_under(mean_F[None, order_F], chance_F)[0])
+    apart = _squared_difference_of_halves(mean_F[None, order_F], trials)[0]
     by_luck_RF = np.sort(_luck_of_finalists(finalists), axis=1)[:, ::-1]
-    by_luck = float(_variance_under(by_luck_RF, chance_F).mean())
-    return SearchLuck(max(spread - by_luck, 0.0), len(finalists) - 1)
+    by_luck = _squared_difference_of_halves(by_luck_RF, trials).mean()
+    return SearchLuck(max(float(apart - by_luck) / 2, 0.0), len(finalists) - 1)
+
+
+def _squared_difference_of_halves(value_RF: Floats, trials: int) -> Floats:
+    """Returns the expected squared difference of what two halves of the trials choose, for each row of the values of
+    ranked finalists, shape (R,).
+    """
+    expected_R, remaining = np.zeros(len(value_RF)), 1.0
+    last = value_RF.shape[1] - 1
+    for place in range(1, last + 1):
+        in_other_half = 1.0 if place == last else trials / 2 / (trials - place)
+        expected_R += remaining * in_other_half * np.square(value_RF[:, place] - value_RF[:, 0])
+        remaining *= 1 - in_other_half
+    return expected_R
 
 
 NUM_LUCK: Final = 4000  # drawn deviations; the mean of their variances is then exact to about 2 %
@@ -215,12 +233,6 @@ def _luck_of_finalists(finalists: Sequence[SeedScores]) -> Floats:
         deviation_RF = replicate_RF - replicate_RF.mean(axis=0)
         luck_RF += deviation_RF[generator.integers(0, len(deviation_RF), NUM_LUCK)]
     return luck_RF
-
-
-def _variance_under(value_RF: Floats, chance_F: Floats) -> Floats:
-    """Returns the variance of each row, whose values have the given probabilities, shape (R,)."""
-    deviation_RF = value_RF - (value_RF @ chance_F)[:, None]
-    return np.square(deviation_RF) @ chance_F
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ MIN_POWER: Final = 0.5
 USUAL_POWER: Final = 0.8
 CORRELATION: Final = 0.5  # over patients, of the scores of two arms' students, where nothing is known
 MOST_PATIENTS: Final = 1_000_000
+# Two halves of a search show more luck than the whole: about four times its variance in the worlds of
+# `benchmarks/null_verdicts.py`.
+TRUE_SHARE: Final = 0.25
 QUANTILES: Final = (np.arange(1000) + 0.5) / 1000
 
 
@@ -41,7 +44,7 @@ class Design:
     seeds: int
     seed_variance: tuple[float, float]
     search_variance: float = 0.0
-    search_degrees: int = 2
+    search_degrees: int = 4  # of two arms with three finalists each
 
     @classmethod
     def seen_in(cls, contrast: Contrast, patients: int, counted: int, seeds: int) -> Design:
@@ -73,8 +76,9 @@ def expected_patient_variance(auroc: float, positives: int, negatives: int, corr
 def power(difference: float, design: Design, level: float = LEVEL) -> float:
     """Returns the probability that a true difference is claimed in a two-sided test.
 
-    The statistic has a noncentral t distribution. It is integrated over the distribution of the estimated standard
-    error, because SciPy's function fails with many degrees of freedom.
+    The statistic has a noncentral t distribution if there is no search. The distribution of the difference is
+    integrated over that of its estimated standard error, because SciPy's function fails with many degrees of freedom,
+    and because the standard error counts more luck of the search than the difference has.
 
     Raises:
         ValueError: the design has no variance, or an unknown one.
@@ -86,9 +90,10 @@ def power(difference: float, design: Design, level: float = LEVEL) -> float:
     if not error > 0:
         raise ValueError(f"the variances of a design have to be known, and above 0 together, got {parts.tolist()}")
     degrees = satterthwaite(parts, degrees_of_parts)
-    limit, shift = float(stdtrit(degrees, 0.5 + level / 2)), abs(difference) / error
-    estimated_Q = np.sqrt(gammaincinv(degrees / 2, QUANTILES) * 2 / degrees)  # standard errors over the true one
-    return float((ndtr(shift - limit * estimated_Q) + ndtr(-shift - limit * estimated_Q)).mean())
+    true_error = sqrt(parts.sum() - (1 - TRUE_SHARE) * design.search_variance)
+    estimated_Q = error * np.sqrt(gammaincinv(degrees / 2, QUANTILES) * 2 / degrees)
+    limit_Q = float(stdtrit(degrees, 0.5 + level / 2)) * estimated_Q
+    return float((ndtr((difference - limit_Q) / true_error) + ndtr((-difference - limit_Q) / true_error)).mean())
 
 
 def smallest_difference(design: Design, wanted: float = USUAL_POWER, level: float = LEVEL) -> float:

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,32 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from mmpkd.command import command_line, own_words, plain_console, written_to
+from mmpkd.command import command_line, command_lines, own_words, plain_console, table_lines, written_to
 from mmpkd.types import UserError
 
 
 def test_own_words_and_other_words() -> None:
     words = ["a=1", "b", "lr=2", "a=3=4", "c=", "d"]
     assert own_words(words, {"a": "", "c": "x", "d": "y"}) == ({"a": "3=4", "c": "", "d": "y"}, ["b", "lr=2", "d"])
+
+
+def test_a_table_that_is_too_wide_goes_on_below() -> None:
+    rows = [["a", "12.5", "x", "yy"], ["label", "3", "", "z"]]
+    assert table_lines(["name", "score", "n", "more"], rows, 16) == [
+        *("name   score  n", "a      12.5   x", "label  3"),
+        *("", "name   more", "a      yy", "label  z"),
+    ]
+
+
+def test_a_long_command_is_broken_where_a_shell_joins_it() -> None:
+    command = "RAY_ADDRESS=auto python -m sweep.run 'optimizer.lr={log_uniform: [1e-4, 1e-2]}' name=x"
+    lines = command_lines(command, width=40)
+    assert lines == [
+        "  RAY_ADDRESS=auto python -m sweep.run \\",
+        "      'optimizer.lr={log_uniform: [1e-4, 1e-2]}' \\",
+        "      name=x",
+    ]
+    assert shlex.split("\n".join(lines).replace("\\\n", "")) == shlex.split(command)
 
 
 def test_a_plain_console_prints_brackets_and_colons_as_they_are() -> None:

@@ -59,7 +59,7 @@ def test_scores_on_the_own_cohort_agree_with_the_training(
     known_N3 = store.target_NK[store.rows("val")]
     for row, (name, probability) in zip(labels["auroc"], predictions.items(), strict=True):
         assert row == pytest.approx(roc_auc_score(known_N3[:, labels["label"].tolist().index(name)], probability))
-    text, warned = capsys.readouterr()
+    text, warned = (" ".join(printed.split()) for printed in capsys.readouterr())
     patients = pd.Series(store.patient_ids[store.rows("val")])
     sides = [[patients[known_N3[:, column] == side].nunique() for side in (0, 1)] for column in range(3)]
     rarest = int(np.argmin(np.min(sides, axis=1)))

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 
 import pytest
-
-
-@pytest.fixture(scope="session", autouse=True)
-def frozen() -> Iterator[None]:
-    """Keeps what Ray, torch and MLflow brought along out of each collection: a worker collects after every trial."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from mmpkd.machine.checksums import sealed
 from mmpkd.types import ConfigError
 from sweep import clean, pick, status, stop
 from sweep.options import read_run_options
 from sweep.storage.events import EpochEnded, SweepBegan, SweepClosed, TrialEnded
-from sweep.storage.layout import SweepFolder
+from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from sweep.storage.reader import continue_command, read_sweep
 from tests.patched import patch_within
@@ -28,6 +30,10 @@ def as_json(capsys: pytest.CaptureFixture[str], storage: Path, *words: str) -> d
     status.main([f"storage={storage}", "json=true", *words])
     output: dict[str, Any] = json.loads(capsys.readouterr().out)
     return output
+
+
+def in_one_line(output: str) -> str:
+    return re.sub(r" \\\n +", " ", output)
 
 
 # --- words ---
@@ -64,16 +70,6 @@ def test_a_mistake_is_status_2_without_traceback(tmp_path: Path) -> None:
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "timeout: expected a number of seconds above 0, got 'soon'" in done.stderr and "which sweep?" in done.stderr
-
-
-def test_status_and_stop_load_no_engine() -> None:
-    code = """if True:
-        import sys
-        import sweep.status, sweep.stop
-        loaded = {"ray", "torch", "optuna", "mlflow", "pandas"} & set(sys.modules)
-        assert not loaded, loaded
-    """
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- status ---
@@ -222,7 +218,7 @@ def test_the_table_and_an_empty_storage(tmp_path: Path, capsys: pytest.CaptureFi
     status.main([f"storage={tmp_path}"])
     output = capsys.readouterr().out
     assert "1 complete of 8" in output and "val/auroc 0.800" in output and "none" in output
-    assert f"python -m sweep.run space={tmp_path}/breast/space.yaml" in output
+    assert f"python -m sweep.run space={tmp_path}/breast/space.yaml" in in_one_line(output)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "spool.jsonl").touch()
     (tmp_path / "other" / "plan.json").write_text("{")
@@ -241,7 +237,7 @@ def test_stop_requests_waits_and_shows_how_to_continue(tmp_path: Path, capsys: p
         stop.main(["breast", f"storage={tmp_path}"])
         assert driver.wait(10) == 0, "it ends because of the request"
     output = capsys.readouterr().out
-    assert "breast has stopped" in output and f"python -m sweep.run space={folder}/space.yaml" in output
+    assert "breast has stopped" in output and f"python -m sweep.run space={folder}/space.yaml" in in_one_line(output)
     assert "stop" not in files(folder), "or the next driver would stop at once"
 
 
@@ -302,3 +298,15 @@ def test_without_a_terminal_a_watched_sweep_is_a_line_for_each_change(
     assert lines == [f"breast: stopped; 1 complete of 8; {best}", f"breast: stopped; 1 complete, 1 pruned of 8; {best}"]
     with pytest.raises(ConfigError, match="leave out json=true"):
         status.main(["breast", f"storage={tmp_path}", "watch=true", "json=true"])
+
+
+def test_a_page_that_is_too_long_says_how_much_is_left_out(tmp_path: Path) -> None:
+    for name in ("breast-first-look", "chest_of_the_second_year"):
+        add(make(tmp_path / name), 0, "complete", 0.8, 0.4)
+    sweeps, storage = [read_sweep(SweepFolder(path)) for path in sorted(tmp_path.iterdir())], Storage(tmp_path)
+    whole, cut = (
+        status._page(sweeps, [], storage, [], Console(width=80, height=height)).plain.split("\n") for height in (24, 6)
+    )
+    assert "".join(line.split()[0] for line in whole[2:4]) == "breast-first-look", "names are broken at their signs"
+    assert len(cut) == 5 and cut[:4] == whole[:4]
+    assert cut[4] == f"{len(whole) - 4} more lines: use a taller terminal, or leave out watch=true"

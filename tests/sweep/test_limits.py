@@ -22,12 +22,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.types import EpochReport, UserError
+from sweep import driver
 from sweep.driver import SweepFunctions
 from sweep.storage.events import EpochEnded, Event, Spool, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from sweep.types import Job
 from sweep.workers import watchdog
+from tests.sweep.fake import play_all
 from tests.sweep.fake_sweep import FAKE
 from tests.sweep.swept import events, untracked
 from tests.sweep.test_run import ran
@@ -106,7 +108,8 @@ def test_a_request_to_stop_is_heard(tmp_path: Path) -> None:
     assert states(tmp_path)["RUNNING"] == 0 and trained_once(tmp_path)
 
 
-def test_a_plateau_of_every_arm_ends_a_sweep(tmp_path: Path) -> None:
+def test_a_plateau_of_every_arm_ends_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "run_trials", lambda search, *rest: play_all(search))
     flat = ["arms.none.optimizer={lr: {uniform: [0.01, 0.0100001]}}", "arms.tabular.optimizer.lr=0.01"]
     _, text = ran(tmp_path, "trials=60", "search.plateau=3", *flat)
     assert "the last 3 configurations of each arm added less than 1 % to its hypervolume" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,11 +28,12 @@ from sweep.supervisor import follow_supervisor
 folder = Path(sys.argv[1])
 with requests_end_the_driver():
     assert follow_supervisor()
-    with (folder / "starts").open("a") as file:
-        file.write(f"{os.getpid()}\\n")
-    number = len((folder / "starts").read_text().splitlines()) - 1
-    end = (folder / "ends").read_text().split()[number]
+    with (folder / "starts").open("a+") as file:
+        file.seek(0)
+        end = (folder / "ends").read_text().split()[len(file.readlines())]
     try:
+        with (folder / "starts").open("a") as file:
+            file.write(f"{os.getpid()}\\n")
         if end == "wait":
             time.sleep(60)
     except KeyboardInterrupt:
@@ -98,14 +100,28 @@ def test_the_number_of_restarts_is_bounded(
     assert "no restarts are left; the same command continues the sweep" in capfd.readouterr().err
 
 
+def receives_interrupts() -> None:
+    """Undoes what a shell does for commands in the background, which ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def begun(command: list[str], tmp_path: Path) -> subprocess.Popen[bytes]:
     """Starts a supervisor in a process group of its own, and waits until its driver works."""
-    process = subprocess.Popen([sys.executable, "-c", SUPERVISOR, "5", *command], process_group=0)
+    words = [sys.executable, "-c", SUPERVISOR, "5", *command]
+    process = subprocess.Popen(words, process_group=0, preexec_fn=receives_interrupts)
     while not starts(tmp_path):
         assert process.poll() is None
         time.sleep(0.02)
-    time.sleep(0.2)
     return process
+
+
+def has_received(process_id: int, number: signal.Signals) -> bool:
+    """Returns whether a signal has been sent to a stopped process: it is pending, or blocked because its handler is
+    about to run.
+    """
+    status = Path(f"/proc/{process_id}/status").read_text()
+    masks = re.findall(r"^(?:SigPnd|ShdPnd|SigBlk):\s*(\w+)$", status, re.MULTILINE)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def gone(process_id: int) -> bool:
@@ -137,10 +153,13 @@ def test_a_driver_that_dies_of_the_signal_is_not_started_again(
 ) -> None:
     """The signal may come before the driver handles it, or the driver may hang until it is killed."""
     process = begun(command("wait", "0"), tmp_path)
-    os.kill(starts(tmp_path)[0], signal.SIGSTOP)
+    (driver,) = starts(tmp_path)
+    os.kill(driver, signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
-    os.kill(starts(tmp_path)[0], signal.SIGKILL)
+    while not has_received(driver, signal.SIGTERM):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(driver, signal.SIGKILL)
     assert process.wait() == 130 and len(starts(tmp_path)) == 1
 
 
@@ -189,8 +208,9 @@ def test_a_restart_waits_for_the_disk_of_the_sweep(
     ]
 
 
-def test_the_patience_of_a_restart_ends(command: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_the_patience_of_a_restart_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver that is started then says what is wrong with the disk."""
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.01)
     (tmp_path / "sweep").write_text("a file, in which nothing can be written")
     signals = supervisor._Signals(tmp_path / "sweep")
     signals.folder_was_there = True

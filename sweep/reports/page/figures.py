@@ -17,7 +17,7 @@ from sweep.storage.records import IMAGE_BLIND, best_of, compared_metric, front_o
 from sweep.types import Record
 
 MIN_POINTS: Final = 8  # complete trials of an arm from which the effect of a parameter can be seen at all
-# These limits keep the page of thousands of trials below 2 MB, of which pictures may take 0.7 MB.
+# These limits keep the page of thousands of trials below 2 MB, of which pictures may take 0.4 MB.
 MAX_CURVES: Final = 100  # in a chart; more would hide one another
 FRONT_POINTS: Final = 1000  # complete trials in the chart of two goals, besides those on the front
 PARALLEL_LINES: Final = 1200  # in all parallel coordinates of a page
@@ -27,8 +27,8 @@ MAX_BARS: Final = 100  # trials in a chart that all have error bars; in a fuller
 BLIND_DASHES: Final = {"chance": "dot", "content": "dashdot", "centre": "dash", "prior": "solid"}
 LAST_DASH: Final = "longdash"
 LAST_COUNTS: Final = (
-    "A trial has the scores of its last epoch, on all pages and in all tables. A higher score of an earlier epoch does "
-    "not count: choosing the epoch by its score would add luck."
+    "The scores of a trial are those of its last epoch. A higher score of an earlier epoch does not count: choosing "
+    "the epoch by its score would add luck."
 )
 
 Styles = Mapping[str, ArmStyle]
@@ -229,7 +229,8 @@ def parallel_figure(
         is_pruned, is_best = record.state == "pruned", record.number in best
         text = f"trial {record.number}{', pruned' if is_pruned else ''}: {_scores(record, goals)}"
         lines.append((values, "#c4c4c4" if is_pruned else style.colour, 3.0 if is_best else 1.0, text))
-    note = "Thick: the best trial by each goal. Grey: pruned trials, with the scores of their last epoch."
+    note = "Thick: the best trial by each goal."
+    note += " Grey: pruned trials, with the scores of their last epoch." if pruned else ""
     note += f" About {most} trials, at equal distances." if len(others) > most else ""
     return f'<p class="note">{note}</p><figure class="wide">{parallel(axes, lines)}</figure>'
 

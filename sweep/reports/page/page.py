@@ -11,21 +11,14 @@ from typing import Final
 import pandas as pd
 
 from mmpkd.machine.files import write_atomically
-from sweep.arm_styles import ArmStyle, arm_styles
+from sweep.arm_styles import arm_styles
 from sweep.reports.arms import ArmTotals
 from sweep.reports.choosing import choices_in_words
-from sweep.reports.console import few_patients, resolution, shortest, without_complete
+from sweep.reports.console import few_patients, resolution, without_complete
 from sweep.reports.page.commands import commands, storage_of
-from sweep.reports.page.figures import (
-    MIN_POINTS,
-    PARALLEL_LINES,
-    curve_figures,
-    effect_figures,
-    front_figures,
-    parallel_figure,
-)
-from sweep.reports.page.importance import importances
-from sweep.reports.page.sections import answer, arms_table, bars, origin, trials_table
+from sweep.reports.page.figures import curve_figures, front_figures
+from sweep.reports.page.parameters import parameters
+from sweep.reports.page.sections import answer, arms_table, origin, trials_table
 from sweep.reports.page.style import PAGE
 from sweep.reports.teachers import students_above_teachers, teacher_warnings
 from sweep.selection import Selection
@@ -34,14 +27,12 @@ from sweep.types import Record
 
 ERRORS: Final = (
     "Bars and ± are one standard error over validation patients; those of means over seeds are over patients and "
-    "seeds. "
-    "All equal: every resampling of the patients gives the same score, so that its error is unknown. "
+    "seeds. All equal: every resampling of the patients gives the same score, so that its error is unknown. "
     "± ?: too few patients have a score."
 )
 AT_THE_END: Final = (
     "Pictures of where the students look, importances of parameters and the command of the sweep follow at the end."
 )
-IMPORTANCES: Final = "Importances are Optuna's, by the mean decrease of impurity in a random forest; they sum to 1."
 
 
 @dataclass(frozen=True)
@@ -108,7 +99,7 @@ def write_report(
     if len(epochs) and goals:
         parts["Learning curves"] = curve_figures(epochs, records, goals, styles)
     if goals:
-        parts["What parameters do"] = _parameters(records, arms, goals, styles, ended is not None)
+        parts["What parameters do"] = parameters(records, arms, goals, styles, ended is not None)
     parts["Arms"] = arms_table(totals) if totals else ""
     parts["How it was made"] = origin(folder, records, totals, ended.facts if ended else {})
     parts = {title: body for title, body in parts.items() if body}
@@ -141,43 +132,6 @@ def _with_values(records: Sequence[Record], goals: Sequence[str]) -> tuple[list[
         listed = ", ".join(map(str, sorted(numbers)))
         lines += [f"these complete trials have no value of {goal} and are left out: {listed}"] if numbers else []
     return [record for record in records if record.number not in lacking], shown, lines
-
-
-def _parameters(
-    records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], styles: Mapping[str, ArmStyle], is_ended: bool
-) -> str:
-    """Returns what the parameters of each arm do to the goals, and a line that names the arms of which this cannot be
-    seen; nothing if it can be seen of no arm. Importances are computed only for a sweep that has ended.
-    """
-    parts, without = [], []
-    for arm in arms:
-        shares = {goal: importances(records, arm, goal) for goal in goals} if is_ended else {}
-        summed = {
-            name: sum(each.get(name, 0.0) for each in shares.values()) for each in shares.values() for name in each
-        }
-        short = shortest([name.partition("/")[2] for name in summed])
-        drawn = "".join(
-            [
-                *(
-                    f"<h4>Importance for {escape(goal)}</h4>"
-                    f"{bars({short[name.partition('/')[2]]: share for name, share in each.items()})}"
-                    for goal, each in shares.items()
-                    if each
-                ),
-                parallel_figure(records, arm, goals, styles[arm], PARALLEL_LINES // len(arms)),
-                effect_figures(records, arm, goals, styles[arm], summed, len(arms)),
-            ]
-        )
-        num_complete = sum(record.arm == arm and record.state == "complete" for record in records)
-        if drawn:
-            parts.append(f"<h3>{escape(arm)}</h3>{drawn}")
-        else:
-            without.append(f"{arm} ({num_complete})")
-    if any("Importance for" in part for part in parts):
-        parts.insert(0, f'<p class="note">{IMPORTANCES}</p>')
-    why = f"fewer than {MIN_POINTS} complete trials, or no sampled parameter that varies"
-    left_out = f"Left out: {', '.join(without)}, which have {why} (complete trials in brackets)." if without else ""
-    return "".join([*parts, f'<p class="note">{escape(left_out)}</p>' if left_out else ""]) if parts else ""
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

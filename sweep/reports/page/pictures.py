@@ -111,10 +111,11 @@ def _students(
     """
     chosen = rule_of(select).maximize
     of_regions = [goal for goal in goals if SCORES.get(goal) == "ROIs"]
-    wanted = [(f"best of {arm} by {chosen}", [arm], chosen) for arm in arms[: MAX_STUDENTS - len(of_regions)]]
+    most = MAX_STUDENTS - len(of_regions)
+    wanted = [(f"best of {arm} by {chosen}", [arm], chosen) for arm in arms[:most]]
     wanted += [(f"best {goal}", list(arms), goal) for goal in of_regions]
     titles: dict[int, str] = {}
-    notes = []
+    notes = [f"Only the first {most} of {len(arms)} arms have pictures."] if len(arms) > most else []
     for title, among, goal in wanted:
         metric = compared_metric(records, goal)
         trials = [each for each in candidates(records) if each.arm in among and metric in each.metrics]

@@ -74,7 +74,8 @@ def origin(
     """
     plan = folder.read_plan()
     lines = {"protocol": PROTOCOL, **facts}
-    lines |= {"data": f"fingerprint {plan['store']}, {plan.get('samples', '?')} images"} if "store" in plan else {}
+    images = f", {plan['samples']} images" if plan.get("samples") else ""
+    lines |= {"data": f"fingerprint {plan['store']}{images}"} if plan.get("store") else {}
     lines |= {"code": f"commit {commit}"} if (commit := code_commit()) else {}
     lines["versions"] = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     hours = sum(arm.device_hours for arm in totals)

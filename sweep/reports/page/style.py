@@ -16,7 +16,9 @@ th, td {{ text-align: left; padding: .3em .8em .3em 0; border-bottom: 1px solid 
   min-width: 3em; }}
 td[data-name="sampled"], td[data-name^="teacher"] {{ overflow-wrap: anywhere; }}
 td[data-name="sampled"] {{ min-width: 16em; }} td[data-name^="teacher"] {{ min-width: 8em; }}
-pre {{ background: #f6f6f6; padding: .5em .8em; white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; }}
+p:has(+ pre) {{ margin: .6em 0 .2em; }}
+pre {{ background: #f6f6f6; margin: 0; padding: .5em .8em; white-space: pre-wrap; overflow-wrap: anywhere;
+  user-select: all; }}
 nav {{ line-height: 1.6; }} nav + h2 {{ margin-top: .8em; }} h4 {{ margin: 1em 0 .3em; }}
 figure {{ margin: 0; break-inside: avoid; }}
 svg {{ width: 100%; height: auto; display: block; }}
@@ -58,7 +60,8 @@ dl.bars dt {{ font-weight: 400; }} dl.bars i {{ display: inline-block; height: .
   nav {{ display: none; }}
   @page {{ size: A4; margin: 14mm; }}
   body {{ font-size: 10pt; max-width: none; margin: 0; padding: 0; }}
-  h2, h3, h4, p.note, .legend {{ break-after: avoid; }}
+  h2, h3, h4, p.note, .legend, p:has(+ pre) {{ break-after: avoid; }}
+  pre, dl.bars, .pictures {{ break-inside: avoid; }} pre {{ font-size: 8.5pt; }}
   tr {{ break-inside: avoid; }} table {{ font-size: 8.5pt; }}
   .charts {{ grid-template-columns: 1fr 1fr; }}
   .pictures table {{ max-width: 110mm; }} td[data-name="sampled"] {{ min-width: 9em; }}

@@ -179,13 +179,14 @@ def test_arms_that_share_device_hours_get_trials_by_their_costs(file: Path, stor
     assert stopped.hours_halving == pytest.approx(12 * each / 3600 * expected / 18)
     assert stopped.arms[0].hours_halving == pytest.approx(6 * each / 3600 * expected_epochs(6, 9, [3], 3) / 9)
     text = "\n".join(stopped.lines())
-    assert text.startswith(f"price: about {stopped.wall_hours * 3600:.0f} s, 2 trials at a time\n")
+    assert text.startswith(
+        f"price: about {stopped.wall_hours * 3600:.0f} s, 2 trials at a time, from 14 timed training"
+    )
     assert wall_seconds(stopped.as_json(), 6, 2) == pytest.approx(stopped.wall_hours * 900)
     assert wall_seconds(None, 6, 2) is None
-    assert (
-        "  arms share the device-hours (search.equal=hours); each gets:\n    none: 6 trials of 9.79 device-sec" in text
-    )
-    assert "device-hours, 0.0111 with early stopping\n    tabular: 2 trials of 29.4" in text and "2 GB of 8 GB" in text
+    assert "  arms share the device-hours (search.equal=hours); each gets:\n    none: 6 trials, 0.0163 dev" in text
+    assert "device-hours, 0.0111 with early stopping; 9.79 s of a device for a trial\n    tabular: 2 trials, " in text
+    assert "2 GB of 8 GB" in text
     stored = json.loads(json.dumps(stopped.as_json()))
     assert stored["auroc_error"] == pytest.approx(auroc_error(store, 0)) and stored["equal"] == "hours"
     assert [(arm["arm"], arm["trials"]) for arm in stored["arms"]] == [("none", 6), ("tabular", 2)]
@@ -200,7 +201,7 @@ def test_arms_that_share_the_trials_get_equal_numbers(file: Path, store: StandIn
     ]
     assert result.hours == pytest.approx(44 * each / 3600)
     lines = "\n".join(result.lines())
-    assert "arms share the number of trials (search.equal=trials); each gets:\n    none: 4 trials of" in lines
+    assert "arms share the number of trials (search.equal=trials); each gets:\n    none: 4 trials, " in lines
     assert "luck alone" not in lines
     assert [arm.trials for arm in priced(load(file, "search.shares={tabular: 0.7}"), store).arms] == [3, 5]
 
@@ -258,8 +259,8 @@ def test_the_price_warns_of_small_budgets_and_few_trials(file: Path, store: Stan
     space = load(file, "budget_device_hours=1e-3")
     text = "\n".join(priced(space, store).warnings)
     assert "budget_device_hours=0.001 will end the sweep after about" in text
-    assert "arm tabular: the search of " in text and " trials that are advisable (10 for each branch)" in text
-    assert "validation patients give AUROC a standard error of about" in text
+    assert "trials give only a first impression of " in text and " are advisable (10 for each branch)" in text
+    assert "validation patients give an AUROC of 0.75 a standard error of about" in text
     store.target_NK = np.zeros_like(store.target_NK)
     store.target_NK[np.isin(store.patient_N, np.unique(store.patient_N[store.rows("val", 0)])[:3]), -1] = 1
     label = f"{store.facts.tasks[-1].name}/{store.facts.tasks[-1].logit_names[-1]}"

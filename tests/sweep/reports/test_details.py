@@ -140,7 +140,7 @@ def test_a_running_sweep_in_80_columns(tmp_path: Path, capsys: pytest.CaptureFix
     assert rows[0] == ["0", "tabular", "3", "of", "8", "12", "min", "ago"]
     assert rows[9] == ["9", "tabular", "3", "of", "8", "3", "min", "ago"], "the oldest reports come first"
     assert table[11] == "and 4 more, with later signs"
-    tables = [line for line in lines if not line.startswith(("  t", "  python", str(tmp_path)))]
+    tables = [line for line in lines if not line.startswith("  t") and str(tmp_path) not in line]
     assert max(map(len, tables)) <= 80
 
 

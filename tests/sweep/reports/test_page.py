@@ -20,7 +20,7 @@ from sweep.reports.page.commands import commands
 from sweep.reports.page.ended import ended
 from sweep.reports.page.figures import _staircase, effect_figures, front_figures, parallel_figure
 from sweep.reports.page.importance import importances
-from sweep.reports.page.pictures import pictures
+from sweep.reports.page.pictures import _students, pictures
 from sweep.reports.page.sections import trials_table
 from sweep.storage.layout import SweepFolder
 from tests.sweep.reports.test_html import ARMS, GOALS, RECORDS, cells_alone, record
@@ -171,6 +171,23 @@ def test_no_picture_of_a_credentialed_cohort_and_a_reason_where_students_are_gon
     for title in ("best of none by val/auroc", "best of tabular by val/auroc", "best val/pointing"):
         assert f"No student of {title} is kept." in shown
     assert "No trial of text is complete." in shown
+
+
+def test_pictures_are_of_the_best_kept_student_of_each_arm_and_of_the_best_pointing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.reports.page.pictures.kept_student", lambda _, number: number if number != 1 else None)
+    records = [*RECORDS, record(7, 0.7, 0.6, "tabular")]
+    students, notes = _students(SweepFolder(tmp_path), records, ARMS, GOALS, "val/auroc")
+    assert [(trial.number, title) for trial, title in students] == [
+        (3, "trial 3: best of none by val/auroc"),
+        (2, "trial 2: best of tabular by val/auroc"),
+        (7, "trial 7: best val/pointing"),
+    ]
+    assert notes == ["The student of trial 1, best of none by val/auroc, is not kept; the next best stands for it."]
+    students, notes = _students(SweepFolder(tmp_path), RECORDS, (*ARMS, *"bcdefg"), GOALS, "val/auroc")
+    assert notes[0] == "Only the first 7 of 8 arms have pictures."
+    assert students[1][1] == "trial 2: best of tabular by val/auroc, best val/pointing"
 
 
 def test_a_report_is_written_where_pictures_cannot_be(tmp_path: Path) -> None:

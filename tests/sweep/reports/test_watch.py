@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,7 @@ import yaml
 from mmpkd.config import CohortConfig
 from sweep import driver, patience
 from sweep.driver_status import MAX_TRIALS, DriverStatus, read_status, this_driver
+from sweep.interim import main
 from sweep.reports import watch as watching
 from sweep.reports.progress import TimeLeft
 from sweep.reports.results import snapshot_of, write_results
@@ -199,32 +201,24 @@ def test_the_interval_grows_with_the_cost(monkeypatch: pytest.MonkeyPatch) -> No
     assert writer.interval == pytest.approx(3000)
 
 
-def test_a_process_without_its_driver_writes_nothing(copied: Any) -> None:
-    command = [sys.executable, "-m", "sweep.interim", "1"]
-    done = subprocess.run(command, input=pickle.dumps(copied), capture_output=True)
-    assert done.returncode == 1 and done.stderr == b"the driver has ended\n"
+def write_in_this_process(driver_process: int, content: Any, patch: pytest.MonkeyPatch) -> None:
+    """Runs the command of the process that writes results, without starting Python once more."""
+    patch.setattr(os, "nice", lambda increment: 0)
+    patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(pickle.dumps(content))))
+    main(driver_process)
+
+
+def test_a_process_without_its_driver_writes_nothing(copied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"^the driver has ended$"):
+        write_in_this_process(1, copied, monkeypatch)
     assert not copied.folder.trials.exists()
-    command[-1] = str(os.getpid())
-    assert (
-        subprocess.run(command, input=pickle.dumps(copied), capture_output=True).returncode == 0
-        and copied.folder.trials.exists()
-    )
+    write_in_this_process(os.getppid(), copied, monkeypatch)
+    assert copied.folder.trials.exists()
 
 
-def test_the_text_of_a_bug_is_not_shown_to_all_who_see_the_folder() -> None:
-    command = [sys.executable, "-m", "sweep.interim", str(os.getpid())]
-    done = subprocess.run(command, input=pickle.dumps("row of a patient"), capture_output=True)
-    assert (done.returncode, done.stderr) == (1, b"AttributeError, a bug in this program\n")
-
-
-def test_the_process_loads_no_engine() -> None:
-    code = """if True:
-        import sys
-        import sweep.interim
-        loaded = {"ray", "torch", "optuna", "mlflow"} & set(sys.modules)
-        assert not loaded, loaded
-    """
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_the_text_of_a_bug_is_not_shown_to_all_who_see_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"^AttributeError, a bug in this program$"):
+        write_in_this_process(os.getppid(), "row of a patient", monkeypatch)
 
 
 # --- the status file ---

@@ -119,6 +119,7 @@ def test_a_worker_that_dies_while_it_is_timed_keeps_its_cause(monkeypatch: pytes
     def crashed(references: Any) -> None:
         raise WorkerCrashedError
 
+    monkeypatch.setattr(pricing.ray, "wait", lambda references, num_returns: None)  # Ray would be started for it
     monkeypatch.setattr(pricing.ray, "get", crashed)
     with pytest.raises(UserError, match="could not be timed: WorkerCrashedError") as raised:
         pricing._get([])

@@ -136,7 +136,7 @@ def test_paths_stay_paths(text: str) -> None:
         ("S3:", ["names no bucket", "write s3://BUCKET/FOLDER"]),
         ("s3://", ["names no bucket", "write s3://BUCKET/FOLDER"]),
         ("gs:/bucket", ["names no bucket", "write gs://BUCKET/FOLDER"]),
-        ("s4://bucket/runs", ["unknown scheme 's4'", "known: abfs, az, gs, oci, oss, s3"]),
+        ("s4://bucket/runs", ["unknown scheme 's4'", "did you mean 's3'?"]),
         ("sss3://bucket/runs", ["unknown scheme 'sss3'", "did you mean 's3'"]),
         ("http://host/runs", ["unknown scheme 'http'"]),
         ("file:///shared/runs", ["unknown scheme 'file'"]),

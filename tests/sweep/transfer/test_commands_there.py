@@ -18,9 +18,10 @@ from sweep import clean, run, status, stop
 from sweep.driver_status import DriverStatus, write_status
 from sweep.storage.events import SweepBegan
 from sweep.storage.layout import SweepFolder
-from sweep.transfer import lease
-from sweep.transfer.addresses import place
+from sweep.transfer import lease, views
+from sweep.transfer.addresses import Place, place
 from sweep.transfer.mirror import WRITER, Mirror
+from sweep.transfer.views import refresh
 from tests.patched import patch_within
 from tests.sweep.folders import add, make
 
@@ -79,9 +80,28 @@ def test_status_reads_a_sweep_in_a_bucket(folder: SweepFolder, bucket: str, caps
     assert running["continue"] == command
     assert facts(bucket, capsys)["state"] == "stopped"
     status.main([f"storage={bucket}/runs", "breast"])
-    assert command in capsys.readouterr().out
+    assert command in capsys.readouterr().out.replace(" \\\n     ", "")
     with pytest.raises(ConfigError, match=r"no sweep 'braest' under s3://.*did you mean 'breast'"):
         status.main([f"storage={bucket}/runs", "braest"])
+
+
+def test_of_the_spool_only_what_is_new_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = place(tmp_path / "there" / "breast")
+    folder, spool = SweepFolder(tmp_path / "here" / "breast", there), there.child("spool.jsonl")
+    fetched = list[int]()
+    read_bytes = Place.read_bytes
+
+    def counted(file: Place, begin: int = 0) -> bytes:
+        content = read_bytes(file, begin)
+        fetched.append(len(content))
+        return content
+
+    monkeypatch.setattr(Place, "read_bytes", counted)
+    for content in (b"a" * 9000, b"a" * 9000 + b"b" * 7, b"c" * 9001):  # the last is another spool
+        spool.write_bytes(content)
+        refresh(folder)
+        assert folder.spool.read_bytes() == content
+    assert fetched == [views.OVERLAP + 7, views.OVERLAP - 6], "and the other spool as a whole"
 
 
 def test_stop_reaches_a_driver_through_the_bucket(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -122,26 +122,22 @@ def test_undefined_replicates_are_left_out() -> None:
     assert contrast(treated, reference, 30).patient_variance == pytest.approx(0.0001 * 60 / 59)
 
 
-def test_the_luck_of_a_search_is_that_of_all_resamples_of_its_trials() -> None:
-    """All 27 resamples of three trials are enumerated; each is won by the best trial that it holds."""
-    means = [0.9, 0.8, 0.6]
-    won = [means[min(resample)] for resample in product(range(3), repeat=3)]
-    luck = search_luck([seeds_of(mean) for mean in means], trials=3)
-    assert luck.variance == pytest.approx(np.var(won)) and luck.degrees == 2
-    # With two finalists, the worse of them stands for the third trial.
-    won = [means[min(1, *resample)] if 0 not in resample else means[0] for resample in product(range(3), repeat=3)]
-    assert search_luck([seeds_of(mean) for mean in means[:2]], trials=3).variance == pytest.approx(np.var(won))
+def test_the_luck_of_a_search_is_that_of_all_halves_of_its_trials() -> None:
+    """All ways to split six trials into two halves are enumerated; a half chooses the best trial that it holds."""
+    means = np.array([0.9, 0.8, 0.6, 0.5, 0.5, 0.5])
+    halves = [set(half) for half in combinations(range(6), 3)]
+    squares = [(means[min(half)] - means[min(set(range(6)) - half)]) ** 2 for half in halves]
+    luck = search_luck([seeds_of(mean) for mean in means[:4]], trials=6)
+    assert luck.variance == pytest.approx(np.mean(squares) / 2) and luck.degrees == 3
+    assert search_luck([seeds_of(mean) for mean in means[[0, 2]]], trials=6).variance == pytest.approx(0.3**2 / 2)
 
 
 def test_finalists_are_ranked_by_the_score_that_chose() -> None:
-    """The mean of rank 1 is then 0.6, which has probability 3/4, and that of rank 2 is 0.9."""
-    finalists = [seeds_of(0.9), seeds_of(0.6)]
-    luck = search_luck(finalists, trials=2, chosen_by=np.array([0.1, 0.2]))
-    assert luck.variance == pytest.approx(0.75 * 0.25 * 0.3**2)
+    """Of four trials, rank 2 is in the half without rank 1 with a probability of 2/3."""
     finalists = [seeds_of(0.9), seeds_of(0.6), seeds_of(0.6)]
-    by_own, by_other = (search_luck(finalists, 3, chosen_by) for chosen_by in (None, np.array([1.0, 2.0, 3.0])))
-    assert by_own.variance == pytest.approx(0.09 * 19 / 27 * 8 / 27)
-    assert by_other.variance == pytest.approx(0.09 * 1 / 27 * 26 / 27)
+    by_own, by_other = (search_luck(finalists, 4, chosen_by) for chosen_by in (None, np.array([2.0, 3.0, 1.0])))
+    assert by_own.variance == pytest.approx(0.3**2 / 2)
+    assert by_other.variance == pytest.approx(2 / 3 * 0.3**2 / 2)
 
 
 def test_differences_that_seeds_or_patients_explain_are_no_luck_of_the_search() -> None:
@@ -160,8 +156,12 @@ def test_differences_that_seeds_or_patients_explain_are_no_luck_of_the_search() 
     assert search_luck(shared_by_all, 16).variance == pytest.approx(search_luck(alone, 16).variance)
 
 
-def test_a_single_finalist_is_a_fixed_configuration() -> None:
+def test_a_single_trial_is_no_search_and_a_single_finalist_of_several_has_unknown_rivals() -> None:
     assert search_luck([seeds_of(0.8)], trials=1).variance == 0
+    luck = search_luck([seeds_of(0.8)], trials=9)
+    arms = [without_patients(np.array(value)) for value in ([0.5, 0.6, 0.7], [0.5, 0.6, 0.8])]
+    result = contrast(*arms, patients=30, searches=(luck, luck))
+    assert "single finalist" in result.reason and np.isnan(result.p)
     with pytest.raises(ValueError, match="3 finalists among 2 trials"):
         search_luck([seeds_of(0.8)] * 3, trials=2)
 
