@@ -17,7 +17,8 @@ from sweep.picking.candidates import read_candidates
 from sweep.storage.continuation import CHANGEABLE_LEAVES
 from sweep.storage.reader import check_exists
 from sweep.transfer.views import view_of
-from sweep.verdict.protocol import MIN_SEEDS, Wanted
+from sweep.verdict.power import MIN_SEEDS
+from sweep.verdict.protocol import Wanted
 
 HELP = """\
 usage: python -m sweep.confirm NAME [key=value ...]
