@@ -26,7 +26,9 @@ INTERVALS: Final = (
     "1.96 standard errors on each side and take both scores as independent; they are usually too wide, because the "
     "patients are the same. All leave out the luck of choosing the best of several trials."
 )
-VERDICT: Final = "The verdict on an arm needs fresh seeds and the test part, which a sweep does not read."
+VERDICT: Final = (
+    "The verdict on an arm needs fresh seeds and the test part, which a sweep does not read: python -m sweep.confirm."
+)
 EMPTY: Final = "-"  # in a table
 UNKNOWN: Final = "not known"
 
