@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 
 from mmpkd import command
 from mmpkd.cohort import splits
-from mmpkd.cohort.decode import depth_of
-from mmpkd.cohort.formats.bit_depths import contrast_options
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, validate
-from mmpkd.export.student_file import Card, Exported, read, source_of, tempered
+from mmpkd.export.student_file import Exported, read, tempered
 from mmpkd.machine.files import overridden, read_yaml
 from mmpkd.prediction.evaluation_tables import print_tables, write_tables
+from mmpkd.prediction.other_cohort import Home, prepared, refuse_seen
 from mmpkd.scoring import classify, subgroups
 from mmpkd.scoring.grouping import fold_notes, groupings, reason_not_compared, values_of
 from mmpkd.scoring.patients import by_patient
@@ -87,39 +86,32 @@ def main(words: Sequence[str]) -> None:
     if wanted_size not in (None, size) and "cohort.image_size" in stated:
         raise ConfigError.at("cohort.image_size", f"the student sees {size} pixels, not {wanted_size}: leave it out")
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
-    store, depth = prepare(config, cache, folds=False), exported.card.depth
-    if not is_own(store, exported.card) and contrast_options(config):
-        unused = "cohort.window and cohort.clahe are not used: images are prepared as for the training of the student"
-        for key in ("window", "clahe"):
-            if any(word == f"cohort.{key}" or word.startswith(f"cohort.{key}.") for word in stated):
-                raise ConfigError.at(f"cohort.{key}", f"{unused}; leave it out")
-        command.warn([f"{unused}, {depth}"])
-    if not is_own(store, exported.card) and depth_of(store.manifest) != depth:
-        store = prepare(config, cache, depth, folds=False)  # with the window of the student, as in predict
+    home = Home.of_student(exported)
+    store = prepared(home, config, lambda depth: prepare(config, cache, depth, folds=False), stated)
+    is_own = home.is_same(store)
     for key in ("within", "roi"):
         if own[key] != defaults[key] and not store.facts.roi_labels:
             raise ConfigError.at(key, "the cohort has no regions, so this option has no effect; leave it out")
     command.warn(suspects_of(store).lines(store.facts))
-    part = own["part"] or ("val" if is_own(store, exported.card) else "all")
+    part = own["part"] or ("val" if is_own else "all")
     stated_fold = config.fold if "fold" in config.model_fields_set else None
-    fold = fold_of(store, exported.card, stated_fold, part, "cohort.fold" in stated)
-    rows = rows_to_score(store, exported, own["part"], fold or 0)
+    fold = fold_of(store, home, exported.card.fold, stated_fold, part, "cohort.fold" in stated)
+    rows = rows_to_score(store, home, exported.card.fold, own["part"], fold or 0)
     columns = groupings(store, own["groups"].split(",") if own["groups"] else None)
     weights = cast(ClassWeights, own["class_weights"])
     regions = {"within": own["within"], "roi": own["roi"]}
     tables = evaluate(exported, store, rows, weights, regions, columns)
     part_name = part if not fold else f"{part}-fold{fold}"
     folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{part_name}"
-    fitted_here = is_own(store, exported.card)
     record: dict[str, Any] = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint}
     record |= {"part": part, "fold": fold, "samples": len(rows), "replicates": REPLICATES}
-    record["fitted_on_these_patients"] = fitted_here
+    record["fitted_on_these_patients"] = is_own
     with command.written_to(folder):
         write_tables(folder, tables, record)
     which = f"{store.manifest['reader']}, part {part}" + (f", fold {fold}" if fold is not None else "")
     title = f"{which}: {len(rows)} samples of {len(np.unique(store.patient_N[rows]))} patients"
-    print_tables(tables, title, regions, fitted_here)
-    command.warn(subgroups.few_patients(exported.card, store, rows))
+    print_tables(tables, title, regions, is_own)
+    command.warn(subgroups.few_patients(home.tasks, home.channels, store, rows))
     compared = set(tables["groups"]["column"]) if "groups" in tables else set()
     lines = [reason_not_compared(name) for name in columns if name not in compared]
     lines += fold_notes(store, [name for name in columns if name in compared])
@@ -130,25 +122,11 @@ def main(words: Sequence[str]) -> None:
     command.plain_console().print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
-def is_own(store: Store, card: Card) -> bool:
-    """Whether a student was trained on this same cohort.
-
-    Raises:
-        ConfigError: the student was trained on this data set with other options: any part may hold training patients.
-    """
-    if store.fingerprint != card.cohort and source_of(store.manifest) == card.source:
-        problem = (
-            f"the student was trained on {store.manifest['reader']}, prepared with other options or from other files"
-        )
-        advice = "its training patients may be in any part of this cohort; give the same options as in training"
-        raise ConfigError.at("cohort", f"{problem}: {advice}")
-    return store.fingerprint == card.cohort
-
-
-def fold_of(store: Store, card: Card, stated: int | None, part: str, by_word: bool) -> int | None:
+def fold_of(store: Store, home: Home, own_fold: int, stated: int | None, part: str, by_word: bool) -> int | None:
     """Returns the validation fold, counted from 0, or None if the scored part is the same for every fold.
 
     Args:
+        own_fold: the validation fold of the student.
         stated: the fold in the command or its configuration, if any.
         by_word: whether `stated` comes from the command line.
 
@@ -158,11 +136,11 @@ def fold_of(store: Store, card: Card, stated: int | None, part: str, by_word: bo
     """
     splits.refuse_fold(stated or 0, store.num_folds)
     has_folds = store.num_folds > 1
-    if is_own(store, card):
-        if has_folds and stated not in (None, card.fold):
-            reason = f"this student validated on fold {card.fold}; the other folds are its training patients"
-            raise ConfigError.at("cohort.fold", f"{reason}; leave cohort.fold out, or write cohort.fold={card.fold}")
-        return card.fold if has_folds else None
+    if home.is_same(store):
+        if has_folds and stated not in (None, own_fold):
+            reason = f"this student validated on fold {own_fold}; the other folds are its training patients"
+            raise ConfigError.at("cohort.fold", f"{reason}; leave cohort.fold out, or write cohort.fold={own_fold}")
+        return own_fold if has_folds else None
     if part in ("train", "val"):
         return stated or 0 if has_folds else None
     if by_word and has_folds:
@@ -170,23 +148,18 @@ def fold_of(store: Store, card: Card, stated: int | None, part: str, by_word: bo
     return None
 
 
-def rows_to_score(store: Store, exported: Exported, part: str, fold: int) -> NDArray[np.int64]:
+def rows_to_score(store: Store, home: Home, own_fold: int, part: str, fold: int) -> NDArray[np.int64]:
     """Returns the rows of the samples to score.
 
     Raises:
         ConfigError: the part must not be scored, or is empty; or it shares images with the student's own cohort.
     """
-    card = exported.card
-    if is_own(store, card):
+    if home.is_same(store):
         if part not in ("", "val"):
             reason = "the student was trained on this cohort: scores on its training part would be too high, and its"
             raise ConfigError.at("part", f"{reason} test part is sealed; use part=val")
-        return store.rows("val", card.fold)
-    if known := int(np.isin(store.digests(), exported.seen).sum()):
-        problem = f"{known} of its {len(store.sample_ids)} images are images of the student's own cohort as well"
-        problem += " (in its training, validation or test part)"
-        advice = "remove their patients, or name the student's own cohort, whose validation part is scored"
-        raise ConfigError.at("cohort", f"{problem}: {advice}")
+        return store.rows("val", own_fold)
+    refuse_seen(home, store)
     if part in ("", "all"):
         return np.arange(len(store.sample_ids))
     rows = store.rows(cast(Part, part), fold)
@@ -213,12 +186,12 @@ def evaluate(
         ConfigError: student and cohort have no label in common, or their images differ in the number of channels.
     """
     card = exported.card
-    tasks, target_NK, known_NK = aligned(card, store)
+    tasks, target_NK, known_NK = aligned(card.tasks, card.channels, store)
     target_NK, known_NK = target_NK[rows], known_NK[rows]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = exported.student.to(device)
     config = EvaluationConfig.model_validate({"map": card.map, **regions})
-    train_rows = store.rows("train", card.fold) if is_own(store, card) else None
+    train_rows = store.rows("train", card.fold) if store.fingerprint == card.cohort else None
     evaluator = Evaluator(
         store, rows, config, student.grid, device, train_rows, Labels(tasks, target_NK, known_NK), REPLICATES
     )

@@ -25,6 +25,7 @@ from sweep.cluster import cluster, reservation_for, wanted_per_device
 from sweep.driver_status import this_driver
 from sweep.options import RunOptions, check_tracking_uri, seconds_of
 from sweep.patience import waiting_out
+from sweep.plan.expectations import shown_by_test_part
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price, wall_seconds
 from sweep.plan.show import render
@@ -92,8 +93,7 @@ FUNCTIONS = SweepFunctions()
 
 
 def show_plan(space: Space, planned: Plan, console: Console) -> None:
-    """Shows the plan of a sweep, a warning for each input of the sweep's cohort that reveals the labels, and the
-    sweep's price.
+    """Shows the plan of a sweep, a warning for each input that reveals the labels, and the sweep's price.
 
     Raises:
         UserError: no configuration could be timed. The message says why.
@@ -101,7 +101,7 @@ def show_plan(space: Space, planned: Plan, console: Console) -> None:
     assert planned.example is not None
     console.print(render(planned))
     cohort, tables = planned.example.cohort, stand_in(planned.example.cohort)
-    for note in tables.notes:
+    for note in (*tables.notes, *shown_by_test_part(tables, cohort.fold)):
         console.print(note, highlight=False, soft_wrap=True)
     warn(input_leakage.leakage_warnings(find_suspects_in(tables), planned.teachers(), tables, cohort.fold), console)
     with cluster(), mps_where_shared(space.search, planned.example.threads, printer(console)):

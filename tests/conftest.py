@@ -58,6 +58,11 @@ def frozen() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Lets the end of the process collect everything; libraries would report what stays as leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def tiny_cohort() -> CohortConfig:
     return CohortConfig(reader="synthetic", image_size=32, params={"side": 32, "train": 60, "val": 30, "test": 12})

@@ -31,6 +31,26 @@ from mmpkd.predict import Predictor
 
 README = "README.md"
 PACKAGE = Path(__file__).parents[1]  # the folder of `mmpkd`
+# What this module imports, itself or through the modules of mmpkd that it imports, and what reads DICOM, volumes, and
+# images whose contrast is equalised. Libraries that only trainings and teachers need are not installed with a model.
+LIBRARIES = (
+    "huggingface-hub",
+    "matplotlib",
+    "nibabel",
+    "numpy",
+    "omegaconf",
+    "pandas",
+    "pillow",
+    "pydantic",
+    "pydicom",
+    "pyyaml",
+    "rich",
+    "safetensors",
+    "scikit-image",
+    "scipy",
+    "timm",
+    "torch",
+)
 IMAGE, PATH = "image", "path"  # columns of a row: the content of an image's file, or where the file lies
 
 
@@ -100,11 +120,9 @@ def _content(card: Card, file: Path) -> dict[str, Any]:
 
 
 def requirements() -> list[str]:
-    """Returns what this package needs to run, each in the version that is installed here. A version's local part, such
-    as `+cpu`, is left out, because package indices do not know it."""
-    needed = [line for line in metadata.requires("mmpkd") or [] if "extra ==" not in line]
-    names = [line.partition(">")[0].partition("=")[0].strip() for line in needed]
-    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in names]
+    """Returns what a served student needs, each in the version that is installed here. A version's local part, such as
+    `+cpu`, is left out, because package indices do not know it."""
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in LIBRARIES]
 
 
 def _readme(card: Card) -> str:

@@ -48,22 +48,28 @@ class Predictions:
     one_each: bool = False  # whether every sample is of another patient
 
 
-def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.float32], NDArray[np.bool_]]:
+def aligned(
+    own_tasks: Sequence[Task], channels: int, store: Store
+) -> tuple[tuple[Task, ...], NDArray[np.float32], NDArray[np.bool_]]:
     """Returns the student's tasks that have a label in the store, the targets of all samples (N, K), and the mask of
     known targets (N, K). The K columns are the student's logits.
 
     Labels are matched by name; a binary or multi-class task needs the same classes in both.
 
+    Args:
+        own_tasks: all tasks of the student.
+        channels: number of channels of its images.
+
     Raises:
         ConfigError: student and store have no label in common, or their images differ in the number of channels.
     """
     facts = store.facts
-    if facts.channels != card.channels:
-        raise ConfigError.at("cohort", f"its images have {facts.channels} channels, the student's {card.channels}")
+    if facts.channels != channels:
+        raise ConfigError.at("cohort", f"its images have {facts.channels} channels, the student's {channels}")
     cohort_tasks = {task.name: task for task in facts.tasks}
-    shape = (len(store.sample_ids), card.tasks[-1].columns.stop)
+    shape = (len(store.sample_ids), own_tasks[-1].columns.stop)
     target_NK, known_NK, tasks = np.zeros(shape, np.float32), np.zeros(shape, bool), []
-    for task in card.tasks:
+    for task in own_tasks:
         other = cohort_tasks.get(task.name)
         if other is None or other.kind != task.kind or (task.kind != "multilabel" and other.labels != task.labels):
             continue
@@ -74,14 +80,14 @@ def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.floa
             target_NK[:, own], known_NK[:, own] = store.target_NK[:, column], store.known_NK[:, column]
         tasks += [task] if common else []
     if not tasks:
-        sides = f"the student has {_in_words(card.tasks)}; the cohort has {_in_words(facts.tasks)}"
+        sides = f"the student has {_in_words(own_tasks)}; the cohort has {_in_words(facts.tasks)}"
         raise ConfigError.at("cohort", f"no label in common: {sides}")
     return tuple(tasks), target_NK, known_NK
 
 
-def few_patients(card: Card, store: Store, rows: NDArray[np.int64]) -> list[str]:
+def few_patients(own_tasks: Sequence[Task], channels: int, store: Store, rows: NDArray[np.int64]) -> list[str]:
     """Returns a warning if a label that is scored on the samples at `rows` has few patients of its rarer class."""
-    tasks, target_NK, known_NK = aligned(card, store)
+    tasks, target_NK, known_NK = aligned(own_tasks, channels, store)
     return warn_of_few(rarer_class(target_NK[rows], known_NK[rows], store.patient_N[rows]), tasks)
 
 

@@ -13,6 +13,7 @@ from scipy.special import ndtr
 
 from mmpkd.cohort.store import Store
 from mmpkd.scoring.stats import auroc_variance
+from sweep.verdict.power import CORRELATION, USUAL_POWER, Design, smallest_difference, usual_seeds
 
 
 def expected_epochs(trials: float, epochs: int, rungs: Sequence[int], reduction: int) -> float:
@@ -119,3 +120,24 @@ def _auroc_error_on(store: Store, rows: NDArray[np.int64]) -> float:
 def _error_of_average(errors: Sequence[float]) -> float:
     """Returns the standard error of the average of independent values, or NaN if there is no value."""
     return math.sqrt(sum(error**2 for error in errors)) / len(errors) if errors else math.nan
+
+
+def shown_by_test_part(store: Store, fold: int) -> list[str]:
+    """Returns a sentence on the smallest difference of AUROC that a confirmation on the sealed test part will probably
+    show, or no sentence if there is no test part. Of the test part only the number of patients is read.
+
+    Args:
+        fold: the validation fold, whose share of the rarer class is taken for that of the test part.
+    """
+    tested, validated = (
+        len(np.unique(store.patient_N[rows])) for rows in (store.rows("test"), store.rows("val", fold))
+    )
+    error = auroc_error(store, fold)
+    if not (tested and math.isfinite(error)):
+        return []
+    variance = 2 * (1 - CORRELATION) * error**2 * validated / tested
+    difference = smallest_difference(Design(tested, tested, variance, usual_seeds(tested), (0.0, 0.0)))
+    return [
+        f"the sealed test part has {tested} patients; with them sweep.confirm shows a difference of AUROC of at least "
+        f"{difference:.2f} in {USUAL_POWER:.0%} of cases, around an AUROC of 0.75"
+    ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
+from mmpkd.types import UserError
 from sweep.options import redact_passwords
 from sweep.patience import patiently
 from sweep.storage.events import EpochEnded, Event, Spool, TrialEnded, TrialEvent
@@ -132,8 +134,7 @@ class Tracker:
                 caught_up = self._send()
                 self.trouble, pause = "", FIRST_PAUSE
             except Exception as error:
-                first_line = str(error).partition("\n")[0]
-                self.trouble = redact_passwords(f"{type(error).__name__}: {first_line}")
+                self.trouble = redact_passwords(_in_words(error))
                 caught_up, pause = False, min(pause * 2, LONGEST_PAUSE)
             if ending and caught_up:
                 return
@@ -203,3 +204,14 @@ class Tracker:
                 return
             self._sender.note(event)
             yield event
+
+
+def _in_words(error: Exception) -> str:
+    """Returns why the last attempt failed, in one line."""
+    first_line = str(error).partition("\n")[0]
+    if isinstance(error, UserError):
+        return first_line
+    if "Max retries exceeded" in first_line:  # the cause stands at the end of a long chain of exceptions
+        reason = re.search(r"\[Errno -?\d+\] ([\w ]+)", first_line)
+        return f"the server does not answer: {reason[1] if reason else 'no connection'}"
+    return f"{type(error).__name__}: {first_line}"

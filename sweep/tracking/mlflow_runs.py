@@ -12,14 +12,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from sweep.options import sqlite_file
+from mmpkd.types import UserError
+from sweep.options import redact_passwords, sqlite_file
 from sweep.tracking.mlflow_database import artifacts_uri, make_database, repoint_artifacts
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Experiment, Metric, Param
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -33,7 +35,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 # MLflow shows KILLED with the cross of a failure, and early stopping is none.
 STATUS_BY_STATE: Final = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 END_STATUSES: Final = (*STATUS_BY_STATE.values(), "KILLED")  # earlier versions gave KILLED to pruned trials
-MAX_METRICS, MAX_PARAMS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 1000, 100, 6000, 5000  # MLflow's limits for one call
+MAX_METRICS, MAX_PARAMS, MAX_TAG_LENGTH = 1000, 100, 5000  # MLflow's limits for one call
 NOTE: Final = "mlflow.note.content"  # the tag with the description of a run or an experiment
 PERMANENT_ERRORS: Final = (
     "INVALID_PARAMETER_VALUE",
@@ -85,6 +87,7 @@ class MlflowRuns:
             milliseconds: when the sweep began, since 1970; None if the parent run begins now.
 
         Raises:
+            UserError: the experiment was deleted. Somebody may restore it.
             Exception: the server cannot be reached. The caller may call `open` again later.
         """
         from mlflow.tracking import MlflowClient  # this import takes six seconds, while the first trials run
@@ -104,6 +107,7 @@ class MlflowRuns:
             place = None if is_remote else artifacts
             self._experiment = client.create_experiment(self._name, artifact_location=place)
         else:
+            self._refuse_deleted(experiment)
             self._experiment = experiment.experiment_id
         parent = self._find_runs(client)
         if not parent:
@@ -154,7 +158,11 @@ class MlflowRuns:
                 "mlflow.parentRunId": self._parent,
             }
             name = name or f"{number} {arm}"
-            run = self._opened.create_run(self._experiment, start_time=milliseconds, tags=tags, run_name=name)
+            try:
+                run = self._opened.create_run(self._experiment, start_time=milliseconds, tags=tags, run_name=name)
+            except Exception:
+                self._refuse_deleted(self._opened.get_experiment(self._experiment))
+                raise
             self.by_number[number] = run.info.run_id
         return self.by_number[number]
 
@@ -232,9 +240,8 @@ class MlflowRuns:
         try:
             self._call(delete)
         except (NotImplementedError, OSError) as error:
-            is_refusal = isinstance(error, NotImplementedError) or getattr(error, "response", None) is not None
-            if not is_refusal:  # the store is away
-                raise
+            if isinstance(error, OSError) and getattr(error, "response", None) is None:
+                raise  # the store is away
             self.refused.append(f"deletion of {', '.join(names)}: {type(error).__name__} {error}".rstrip())
 
     @property
@@ -272,20 +279,22 @@ class MlflowRuns:
         except MlflowException as error:
             self._note_refusal(error)
 
+    def _refuse_deleted(self, experiment: Experiment) -> None:
+        if experiment.lifecycle_stage != "active":
+            restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            server = f"MLFLOW_TRACKING_URI={quote(redact_passwords(self._uri))}"
+            raise UserError(
+                f"the experiment {self._name!r} was deleted in MLflow; this restores it: {server} {restore}"
+            )
+
     def _note_refusal(self, error: MlflowException, subject: str = "") -> None:
         """Notes a record that the server will never accept.
 
         Raises:
             MlflowException: the error is perhaps temporary, so the caller must repeat the call.
+            UserError: the experiment was deleted, and its runs with it. Somebody may restore them.
         """
         if error.error_code not in PERMANENT_ERRORS:
             raise error
+        self._refuse_deleted(self._opened.get_experiment(self._experiment))
         self.refused.append(f"{subject}{str(error).splitlines()[0]}")
-
-
-def shortened_param(value: str) -> str:
-    """Returns the value of a parameter in a form that databases accept. A value that is too long is cut and ends in
-    '…'.
-    """
-    clean = value.replace("\0", "�").encode(errors="replace").decode()
-    return clean if len(clean) <= MAX_PARAM_LENGTH else f"{clean[: MAX_PARAM_LENGTH - 1]}…"

@@ -41,7 +41,7 @@ from sweep.tracking.links import (
     pages_of,
     with_addresses,
 )
-from sweep.tracking.mlflow_runs import MAX_TAG_LENGTH, NOTE, STATUS_BY_STATE, MlflowRuns, shortened_param
+from sweep.tracking.mlflow_runs import MAX_TAG_LENGTH, NOTE, STATUS_BY_STATE, MlflowRuns
 from sweep.tracking.names import ServerNames
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 COLOUR, USER = "mlflow.runColor", "mlflow.user"  # MLflow's tags
 COMMIT: Final = "mlflow.source.git.commit"
+MAX_PARAM_LENGTH: Final = 6000  # characters that MLflow accepts
 GRADIENT_SHARE: Final = "gradient_share/"  # a term that no loss has: how a stage begins, which the tables hold
 
 
@@ -210,7 +211,7 @@ class EventSender:
 
     def _server_params(self, params: Mapping[str, object]) -> dict[str, str]:
         """Returns the parameters as text by the server's names."""
-        return {self._param_names.of(name): shortened_param(str(value)) for name, value in params.items()}
+        return {self._param_names.of(name): _shortened(str(value)) for name, value in params.items()}
 
 
 def has_files(event: Event) -> bool:
@@ -226,3 +227,11 @@ def _shown_error(event: TrialEnded) -> str:
     """
     is_bug = event.cause == "error" and ": " in event.error
     return event.error.partition(": ")[0] if is_bug else event.error
+
+
+def _shortened(value: str) -> str:
+    """Returns the value of a parameter in a form that databases accept. A value that is too long is cut and ends in
+    '…'.
+    """
+    clean = value.replace("\0", "�").encode(errors="replace").decode()
+    return clean if len(clean) <= MAX_PARAM_LENGTH else f"{clean[: MAX_PARAM_LENGTH - 1]}…"

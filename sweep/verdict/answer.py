@@ -8,7 +8,7 @@ that could not have found the difference that matters says 'cannot tell', not 'n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -160,6 +160,23 @@ def _answer(
     exploratory: Mapping[Key, Contrast],
 ) -> Answer:
     """Decides what may be said of a primary contrast."""
+    answer = _without_maps(key, of_key, decision, protocol, patients, exploratory)
+    below = exploratory.get(Key(key.goal, key.treated, "chance")) if key.goal == protocol.localisation else None
+    if below is None or not below.high < 0:
+        return answer
+    line = f"Its students look at the wrong place: below chance ({below.difference:+.3f}, {interval(below)})."
+    return replace(answer, reasons=(*answer.reasons, line))
+
+
+def _without_maps(
+    key: Key,
+    of_key: Contrast,
+    decision: Decision,
+    protocol: Protocol,
+    patients: Patients,
+    exploratory: Mapping[Key, Contrast],
+) -> Answer:
+    """Decides what may be said of a primary contrast, without what maps of the arm alone show."""
     deciding = patients.deciding(key.goal, protocol.localisation)
     reasons = [too_few_patients(deciding)] if key.goal == protocol.goal else []
     chance = float("nan")

@@ -69,8 +69,9 @@ def training(protocol: Protocol, trials: Candidates, chosen: Mapping[str, int], 
     for control, arm in protocol.controls.items():
         if control == f"{arm}-{SHUFFLED}":
             configs[control] = shuffled(configs[arm])
-        elif _teaches_softened(configs[arm]):  # which a finalist may do and the chosen one not
-            configs[control] = smoothed(configs[arm], records[arm], tasks)
+        elif _teaches_softened(configs[arm]) and (entropy := _teachers_entropy(configs[arm], records[arm])) is not None:
+            # A finalist may teach softened labels and the chosen one not.
+            configs[control] = smoothed(configs[arm], entropy, tasks)
     return Phase(TRAIN, configs, protocol.seeds)
 
 
@@ -99,13 +100,18 @@ def shuffled(config: TrialConfig) -> TrialConfig:
     return config.model_copy(update={"teachers": teachers})
 
 
-def smoothed(config: TrialConfig, record: Record, tasks: Sequence[Task]) -> TrialConfig:
-    """Returns the configuration without teachers, with label smoothing of the entropy that its teachers' predictions
-    have. What softened labels gain merely because they are softer, label smoothing gains as well.
+def _teachers_entropy(config: TrialConfig, record: Record) -> float | None:
+    """Returns the mean entropy of the predictions of a trial's teachers in nats, or None if it is not recorded."""
+    entropies = [record.metrics.get(f"teacher/{name}/entropy", np.nan) for name in config.active_teachers()]
+    mean = float(np.mean(entropies)) if entropies else np.nan
+    return mean if np.isfinite(mean) else None
+
+
+def smoothed(config: TrialConfig, entropy: float, tasks: Sequence[Task]) -> TrialConfig:
+    """Returns the configuration without teachers, with label smoothing of this mean entropy. What softened labels gain
+    merely because they are softer, label smoothing gains as well.
     """
-    entropies = [record.metrics[f"teacher/{name}/entropy"] for name in config.active_teachers()]
-    smoothing = smoothing_of(float(np.mean(entropies)), tasks) if entropies else config.optimizer.label_smoothing
-    optimizer = config.optimizer.model_copy(update={"label_smoothing": smoothing})
+    optimizer = config.optimizer.model_copy(update={"label_smoothing": smoothing_of(entropy, tasks)})
     return config.model_copy(update={"teachers": {}, "objectives": {}, "stages": (), "optimizer": optimizer})
 
 

@@ -15,12 +15,19 @@ from sweep.verdict.inference import LEVEL, Contrast, satterthwaite
 MIN_RARER: Final = 10  # patients of the rarer class; with fewer, errors of an AUROC are not to be trusted
 MIN_POWER: Final = 0.5
 USUAL_POWER: Final = 0.8
+MIN_SEEDS: Final = 5
+MANY_PATIENTS, MANY_SEEDS = 300, 10  # with more test patients than this, seeds limit the power, and ten are trained
 CORRELATION: Final = 0.5  # over patients, of the scores of two arms' students, where nothing is known
 MOST_PATIENTS: Final = 1_000_000
 # Two halves of a search show more luck than the whole: about four times its variance in the worlds of
 # `benchmarks/null_verdicts.py`.
 TRUE_SHARE: Final = 0.25
 QUANTILES: Final = (np.arange(1000) + 0.5) / 1000
+
+
+def usual_seeds(patients: int) -> int:
+    """Returns how many seeds are trained with this number of test patients, unless the user names another number."""
+    return MANY_SEEDS if patients > MANY_PATIENTS else MIN_SEEDS
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from sweep.space.search_config import SCORES
 from sweep.storage.records import candidates
 from sweep.verdict import finalists, phases
 from sweep.verdict.folder import ConfirmationFolder
-from sweep.verdict.power import CORRELATION, Design
-from sweep.verdict.protocol import MIN_SEEDS, Protocol, Wanted, read_protocol, refuse_changes
+from sweep.verdict.power import CORRELATION, MIN_SEEDS, Design, usual_seeds
+from sweep.verdict.protocol import Protocol, Wanted, read_protocol, refuse_changes
 
 REFERENCE: Final = "none"
 DIFFERENCE: Final = 0.05  # the smallest difference that matters, unless the user states another
-MANY_PATIENTS, MANY_SEEDS = 300, 10  # with more test patients than this, seeds limit the power, and ten are trained
 # Distances between the seeds of the search, of the choice and of the training, and between confirmations.
 CHOOSE_OFFSET, TRAIN_OFFSET, TURN_OFFSET = 1000, 2000, 10_000
 
@@ -59,14 +58,12 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
     if mistakes:
         raise ConfigError(mistakes)
     phases.refuse_reserved(arms)
-    fewest, chosen = finalists.finalists_of(
-        trials.records, [REFERENCE, *arms], goal, wanted.finalists or finalists.FINALISTS
-    )
+    fewest, chosen = finalists.finalists_of(trials.records, [REFERENCE, *arms], goal, wanted.finalists)
     configs = {arm: [trials.config_of(trials.trial(number)) for number in chosen[arm]] for arm in arms}
     patients = len(np.unique(store.patient_N[store.split_N == "test"]))
     if not patients:
         raise ConfigError.at("cohort", "it has no test part, so nothing is left that the search has not seen")
-    seeds = wanted.seeds or (MANY_SEEDS if patients > MANY_PATIENTS else MIN_SEEDS)
+    seeds = wanted.seeds or usual_seeds(patients)
     base = trials.space.seed + TURN_OFFSET * (folder.turn - 1)
     earlier = read_protocol(replace(folder, turn=folder.turn - 1)) if folder.turn > 1 else None
     return Protocol(

@@ -19,12 +19,12 @@ from pydantic import Field
 from mmpkd.config import Positive, Strict, validate
 from mmpkd.types import UserError
 from sweep.verdict.folder import ConfirmationFolder
+from sweep.verdict.power import MIN_SEEDS
 
 HEADER: Final = """\
 # The protocol of a confirmation (python -m sweep.confirm). It was frozen before anything of it ran.
 # The hash covers the section `protocol`. A changed section is refused; new=true begins a new confirmation instead.
 """
-MIN_SEEDS: Final = 5
 Seeds = Annotated[tuple[int, ...], Field(min_length=MIN_SEEDS)]
 
 

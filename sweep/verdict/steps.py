@@ -155,7 +155,7 @@ def confirm(
 
     _require_all(training, records, trained)
     ledger.open(protocol.hash, protocol.sweep, command, user_name(), again)
-    rows = np.flatnonzero(store.split_N == "test").astype(np.int64)
+    rows = store.rows("test")
     verdict = judge(protocol, _scores(confirmation, trained, records, rows), patients_of(store, rows), luck)
     versions = {**library_versions(), "commit": code_commit()}
     circumstances = Circumstances(frozen_at(folder), results, chosen, records, ledger.read(), command, versions)

@@ -13,12 +13,13 @@ import yaml
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from mmpkd import evaluate, predict
+from mmpkd import predict
 from mmpkd.cohort.decode import Depth, depth_of
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.evaluate import main
 from mmpkd.export import student_file
+from mmpkd.prediction import other_cohort
 from mmpkd.train import train
 from mmpkd.types import CohortError, ConfigError, UserError
 from tests.mmpkd import cohort_fixtures
@@ -157,7 +158,7 @@ def test_folds_of_the_own_and_of_another_cohort(tmp_path: Path, capsys: pytest.C
 
 def test_the_own_data_set_with_other_options_is_refused(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Other options give other folds, whose validation patients may have trained the student."""
-    monkeypatch.setattr(evaluate, "source_of", lambda manifest: student_file.read(Path(words[0][6:])).card.source)
+    monkeypatch.setattr(other_cohort, "source_of", lambda manifest: student_file.read(Path(words[0][6:])).card.source)
     with pytest.raises(ConfigError, match="prepared with other options or from other files"):
         main([*words, "cohort.params.seed=9"])
 

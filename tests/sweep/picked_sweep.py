@@ -13,7 +13,7 @@ from mmpkd.config import StudentConfig, TrialConfig
 from mmpkd.export import student_file
 from mmpkd.export.student_file import Card
 from mmpkd.student import build_student
-from mmpkd.types import lay_out
+from mmpkd.types import Task, lay_out
 from sweep.search.searcher import Search
 from sweep.search.studies import records_of
 from sweep.storage.journal import load_studies
@@ -25,19 +25,19 @@ TASKS = lay_out([("malignant", "binary", ("benign", "malignant"))])
 TINY = StudentConfig(pretrained=False, patch_size=4, embed_dim=8, depth=1, num_heads=2)
 
 
-def write_student(folder: Path, config: TrialConfig) -> None:
+def write_student(folder: Path, config: TrialConfig, image_size: int = 8, tasks: tuple[Task, ...] = TASKS) -> None:
     """Writes a tiny student with the card of a configuration."""
     card = Card(
         model=TINY.model_dump(mode="json", exclude={"reads"}),
         mean=(0.5,),
         std=(0.25,),
-        tasks=TASKS,
+        tasks=tasks,
         channels=1,
-        image_size=8,
+        image_size=image_size,
         depth=Depth(),
         map="cls_attention",
-        temperature={"malignant": 1.0},
-        threshold={"malignant/malignant": 0.5},
+        temperature={task.name: 1.0 for task in tasks},
+        threshold={f"{task.name}/{task.labels[1]}": 0.5 for task in tasks if task.kind == "binary"},
         map_threshold={},
         source="s",
         cohort="c",
@@ -46,7 +46,12 @@ def write_student(folder: Path, config: TrialConfig) -> None:
         credentialed=False,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    student_file.write(folder, build_student(TINY, 8, 1, 1), card, torch.zeros(3, dtype=torch.int64).numpy())
+    student_file.write(
+        folder,
+        build_student(TINY, image_size, 1, sum(task.num_logits for task in tasks)),
+        card,
+        torch.zeros(3, dtype=torch.int64).numpy(),
+    )
 
 
 def picked_sweep(tmp_path: Path) -> Path:

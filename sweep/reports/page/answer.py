@@ -26,7 +26,9 @@ INTERVALS: Final = (
     "1.96 standard errors on each side and take both scores as independent; they are usually too wide, because the "
     "patients are the same. All leave out the luck of choosing the best of several trials."
 )
-VERDICT: Final = "The verdict on an arm needs fresh seeds and the test part, which a sweep does not read."
+VERDICT: Final = (
+    "The verdict on an arm needs fresh seeds and the test part, which a sweep does not read: python -m sweep.confirm."
+)
 EMPTY: Final = "-"  # in a table
 UNKNOWN: Final = "not known"
 
@@ -65,7 +67,7 @@ def _compared(best: Mapping[str, Record], baseline: Record, goal: str) -> list[s
     """Returns sentences that compare the best trial of each arm with the best trial of the baseline, one for all arms
     of which the same can be said.
     """
-    luck = "the interval leaves out the luck of choosing the best"
+    luck = "the interval leaves out the luck of choosing the best, so that this is no claim"
     ends = {
         "above": f"above the best of {BASELINE}, and 0 is below the interval; {luck}",
         "below": f"below the best of {BASELINE}, and 0 is above the interval; {luck}",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -28,6 +31,7 @@ from mmpkd.cohort.decode import Depth
 from mmpkd.export import student_file, to_mlflow
 from mmpkd.export.__main__ import main
 from mmpkd.predict import Predictor
+from tests.test_imports import DISTRIBUTIONS
 
 SECONDS = 120  # within which the server must answer
 
@@ -125,6 +129,34 @@ def test_nothing_of_this_machine_is_in_the_model(model: Path) -> None:
     pins = (model / "requirements.txt").read_text().split()
     assert f"timm=={to_mlflow.metadata.version('timm')}" in pins and not [pin for pin in pins if "+" in pin]
     assert not [*model.rglob("__pycache__")]
+
+
+def test_the_pins_are_what_an_import_needs(monkeypatch: pytest.MonkeyPatch, model: Path, image: Path) -> None:
+    """The libraries that the module imports when it is loaded, and those of formats; no library of trainings."""
+    root, modules, needed = Path(__file__).parents[3], ["mmpkd.export.to_mlflow"], set()
+    for module in modules:  # the list grows
+        path = root / module.replace(".", "/")
+        source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+        for node in ast.parse(source).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
+            for name in names:
+                is_module = (root / name.replace(".", "/")).is_dir() or (root / f"{name.replace('.', '/')}.py").exists()
+                if name.startswith("mmpkd.") and is_module:
+                    modules += [name] * (name not in modules)
+                elif (top := name.partition(".")[0]) not in {*sys.stdlib_module_names, "mmpkd"}:
+                    needed.add(DISTRIBUTIONS.get(top, top).replace("_", "-"))
+    assert {*to_mlflow.LIBRARIES} - needed == {"nibabel", "pydicom", "scikit-image"} and len(modules) > 40
+    declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    others = {re.split("[>=<]", line)[0] for line in declared} - {*to_mlflow.LIBRARIES}
+    tops = {distribution: top for top, distribution in DISTRIBUTIONS.items()}
+    for name in others:
+        monkeypatch.setitem(sys.modules, tops.get(name, name), None)  # an import of it now fails
+    served = to_mlflow._load_pyfunc(str(student_file.find(model)))
+    assert served.predict(pd.DataFrame({"path": [str(image)]})).to_dict("records") == [
+        Predictor(model)(image).probabilities
+    ]
 
 
 @pytest.mark.parametrize(

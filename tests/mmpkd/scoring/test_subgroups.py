@@ -66,7 +66,7 @@ def test_labels_are_matched_by_name_in_any_order() -> None:
     nan = float("nan")
     theirs = lay_out([("other", "binary", ("x", "y")), ("findings", "multilabel", ("Pneumonia", "Mass", "Edema"))])
     tasks, target_NK, known_NK = subgroups.aligned(
-        card(), store(theirs, [[1, 1, 0, 0], [0, nan, 1, 1], [1, 0, 1, nan]])
+        STUDENT, 1, store(theirs, [[1, 1, 0, 0], [0, nan, 1, 1], [1, 0, 1, nan]])
     )
     assert tasks == STUDENT[:1]
     assert known_NK.tolist() == [[True, False, True, False], [True, False, False, False], [False, False, True, False]]
@@ -84,7 +84,7 @@ def test_labels_are_matched_by_name_in_any_order() -> None:
 def test_incompatible_cohorts_are_refused(tasks: tuple[Task, ...], channels: int, wanted: str) -> None:
     width = tasks[-1].columns.stop
     with pytest.raises(ConfigError, match=wanted):
-        subgroups.aligned(card(), store(tasks, [[0.0] * width] * 3, channels))
+        subgroups.aligned(STUDENT, 1, store(tasks, [[0.0] * width] * 3, channels))
 
 
 @pytest.fixture

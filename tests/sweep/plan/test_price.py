@@ -28,6 +28,7 @@ from sweep.plan.expectations import (
     expected_epochs,
     expected_front,
     expected_maximum,
+    shown_by_test_part,
     validation_folds,
 )
 from sweep.plan.packing import Packing
@@ -123,12 +124,16 @@ def test_fronts_by_hand() -> None:
 def test_the_error_of_auroc_by_hand(store: StandIn) -> None:
     """Hanley and McNeil at 0.75 with ten and ten: Q1 = 0.6, Q2 = 0.642857."""
     rows = store.rows("val", 0)[:20]
-    store.rows = lambda part, fold: rows  # type: ignore[method-assign]
+    store.rows = lambda part, fold=0: rows  # type: ignore[method-assign]
     store.patient_N = np.arange(len(store.patient_N))
     store.target_NK = np.zeros((len(store.patient_N), 1), np.float32)
     store.target_NK[rows[:10]] = 1
     store.known_NK = np.ones_like(store.target_NK, bool)
     assert auroc_error(store, 0) == pytest.approx(0.1117235, abs=1e-6)
+    # As many test patients, and a correlation of 1/2: the difference has the same error. It is shown in 80 % of cases
+    # if it is about t(0.975; 19) + t(0.8; 19) = 2.093 + 0.861 errors.
+    (line,) = shown_by_test_part(store, 0)
+    assert "has 20 patients" in line and "at least 0.33 in 80% of cases" in line
     store.patient_N = np.repeat(np.arange(len(store.patient_N)), 2)[: len(store.patient_N)]
     if rows[0] % 2:  # so that pairs of these rows are of one patient
         store.patient_N = np.roll(store.patient_N, 1)

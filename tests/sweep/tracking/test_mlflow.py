@@ -328,7 +328,31 @@ def test_what_a_server_did_not_get_stays_and_is_counted(tmp_path: Path) -> None:
     tell_of(spool, 0, "complete", epochs=1)
     tracker = drain("http://127.0.0.1:9", "none", spool, seconds=4)
     assert tracker.left == 4  # type: ignore[attr-defined]
-    assert tracker.trouble
+    assert tracker.trouble == "the server does not answer: Connection refused"
+
+
+def test_records_wait_while_the_experiment_is_deleted(tmp_path: Path, address: str) -> None:
+    """Also those of a run that existed: MLflow refuses them for good, but a restored experiment takes them."""
+    spool = Spool(SweepFolder(tmp_path))
+    spool.append(SweepBegan(id="x"))
+    tell_of(spool, 0, "running", epochs=1)
+    tracker = Tracker(address, "gone", "id of gone", spool, tmp_path)
+    tracker.start()
+    end = time.monotonic() + 30
+    while tracker.lag()[0] and time.monotonic() < end:
+        time.sleep(0.05)
+    client, experiment = MlflowClient(address), tracker.runs.experiment
+    client.delete_experiment(experiment)
+    spool.append(TrialEnded(number=0, state="complete", error=""))
+    tell_of(spool, 1, "complete", epochs=1)
+    while not tracker.trouble and time.monotonic() < end:
+        time.sleep(0.05)
+    restore = f"MLFLOW_TRACKING_URI={address} mlflow experiments restore --experiment-id {experiment}"
+    assert tracker.trouble == f"the experiment 'gone' was deleted in MLflow; this restores it: {restore}"
+    assert drain(address, "gone", spool, seconds=1).trouble == tracker.trouble, "the next driver says so as well"
+    client.restore_experiment(experiment)
+    assert tracker.close(60) == 0 and not tracker.refused
+    assert {run.info.status for number, run in runs(address, "gone").items() if number >= 0} == {"FINISHED"}
 
 
 def test_a_run_deleted_by_hand_holds_nothing_up(tmp_path: Path, address: str) -> None:
@@ -390,7 +414,7 @@ def test_a_long_sweep_is_told_whole_and_in_its_order(tmp_path: Path, monkeypatch
             assert tracking_uri == address, "a thread that an earlier test left tries its own server again"
 
         def get_experiment_by_name(self, name: str) -> Any:
-            return SimpleNamespace(experiment_id="0")
+            return SimpleNamespace(experiment_id="0", lifecycle_stage="active")
 
         def search_runs(self, *args: Any, **options: Any) -> Any:
             return PagedList([], None)

@@ -21,11 +21,11 @@ def test_a_student_comes_from_the_bucket(bucket: str, tmp_path: Path, capsys: py
         if path.is_file():
             there.upload(path, str(path.relative_to(runs)))
     words = ["fake", f"storage={bucket}/runs", "by=val/auroc"]
-    with pytest.raises(
-        ConfigError,
-        match=rf"in an object store; name a folder.*\n +python -m .* storage={bucket}/runs .* out=picked/fake$",
-    ):
+    command = f"python -m sweep.pick fake storage={bucket}/runs by=val/auroc out=picked/fake"
+    with pytest.raises(ConfigError) as error:
         pick.main(words)
+    problem = "out: a student is used from a disk, and the sweep lies in an object store; name a folder for it"
+    assert [str(mistake) for mistake in error.value.mistakes] == [f"{problem}:\n    {command}"]
     pick.main([*words, f"out={tmp_path / 'hand'}"])
     assert f"files in {tmp_path / 'hand'}: config.yaml, student.safetensors, card.md" in capsys.readouterr().out
     card = student_file.read(tmp_path / "hand").card

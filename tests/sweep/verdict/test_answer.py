@@ -1,0 +1,108 @@
+"""What a verdict says of scores that are made up, so that the right answer is plain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmpkd.types import Task, lay_out
+from sweep.verdict.answer import Patients, Verdict, judge, sentence
+from sweep.verdict.inference import SeedScores
+from sweep.verdict.phases import smoothing_of
+from sweep.verdict.protocol import Protocol
+
+AUROC, POINTING = "val/auroc", "val/pointing"
+MANY = Patients(all=400, rarer=150, with_roi=200)
+PROTOCOL = Protocol(
+    sweep="s",
+    sweep_id="1",
+    cohort="c",
+    goal=AUROC,
+    localisation=POINTING,
+    reference="none",
+    arms=("tabular",),
+    difference=0.05,
+    trials=4,
+    finalists={"none": (0,), "tabular": (1,)},
+    choose_seeds=(1, 2, 3, 4, 5),
+    seeds=(6, 7, 8, 9, 10),
+    controls={"tabular-shuffled": "tabular", "tabular-smoothed": "tabular"},
+    test_patients=400,
+)
+
+
+def scores(mean: float, spread: float = 0.01, error: float = 0.01) -> SeedScores:
+    """Five students around a mean, whose replicates scatter independently of those of other arms."""
+    value_K = mean + spread * np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    noise_R = np.random.default_rng(int(1e6 * mean)).normal(0, error, 1000)
+    return SeedScores(value_K, value_K + noise_R[:, None])
+
+
+def verdict(patients: Patients = MANY, **means: tuple[float, float]) -> Verdict:
+    """Returns the verdict on arms with these means of AUROC and pointing. Chance reaches 0.10, the prior 0.30."""
+    blind = {f"{POINTING}_{name}": scores(mean, 0.0) for name, mean in (("chance", 0.1), ("prior", 0.3))}
+    arms: dict[str, Any] = {
+        arm.replace("_", "-"): {AUROC: scores(auroc), POINTING: scores(pointing)} | blind
+        for arm, (auroc, pointing) in means.items()
+    }
+    return judge(PROTOCOL, arms, patients, {})
+
+
+def outcomes(of: Verdict) -> dict[str, str]:
+    return {answer.key.goal: answer.outcome for answer in of.answers}
+
+
+def test_an_arm_that_beats_none_controls_and_maps_is_better() -> None:
+    clear = verdict(none=(0.7, 0.2), tabular=(0.85, 0.5), tabular_shuffled=(0.7, 0.21), tabular_smoothed=(0.71, 0.2))
+    assert outcomes(clear) == {AUROC: "better", POINTING: "better"}
+    assert not any(answer.reasons for answer in clear.answers)
+    first = sentence(clear.answers[0], clear, PROTOCOL)
+    assert first.startswith("With tabular, the students classify better (val/auroc 0.850 against 0.700 of none: +0.150")
+    assert "p < 0.001 (Holm)" in first
+
+
+def test_a_gain_that_the_shuffled_control_shares_is_doubted_and_no_claim_of_localisation() -> None:
+    shared = verdict(none=(0.7, 0.2), tabular=(0.85, 0.5), tabular_shuffled=(0.85, 0.5), tabular_smoothed=(0.71, 0.2))
+    assert outcomes(shared) == {AUROC: "better", POINTING: "unexplained"}
+    assert all("belong to other patients" in answer.reasons[0] for answer in shared.answers)
+
+
+def test_label_smoothing_that_does_as_well_is_a_doubt_and_forbids_nothing() -> None:
+    smooth = verdict(none=(0.7, 0.2), tabular=(0.85, 0.5), tabular_shuffled=(0.7, 0.2), tabular_smoothed=(0.85, 0.5))
+    assert outcomes(smooth) == {AUROC: "better", POINTING: "better"}
+    assert all("label smoothing of the same entropy" in answer.reasons[0] for answer in smooth.answers)
+
+
+def test_a_gain_below_the_mean_roi_is_no_claim() -> None:
+    blind = verdict(none=(0.7, 0.12), tabular=(0.7, 0.25), tabular_shuffled=(0.7, 0.12), tabular_smoothed=(0.7, 0.12))
+    assert outcomes(blind)[POINTING] == "unexplained"
+    assert "by the mean training ROI without looking at the image (-0.050" in blind.answers[1].reasons[0]
+
+
+def test_students_below_chance_look_at_the_wrong_place() -> None:
+    misled = verdict(none=(0.7, 0.2), tabular=(0.7, 0.02), tabular_shuffled=(0.7, 0.2), tabular_smoothed=(0.7, 0.2))
+    assert outcomes(misled) == {AUROC: "no difference shown", POINTING: "worse"}
+    assert misled.answers[1].reasons[-1].startswith("Its students look at the wrong place: below chance (-0.080")
+
+
+def test_few_patients_or_little_power_cannot_tell() -> None:
+    arms = {"none": (0.7, 0.2), "tabular": (0.72, 0.21), "tabular_shuffled": (0.7, 0.2), "tabular_smoothed": (0.7, 0.2)}
+    few = verdict(Patients(all=40, rarer=9, with_roi=30), **arms)
+    assert outcomes(few)[AUROC] == "cannot tell"
+    assert few.answers[0].reasons[0].startswith("The rarer class has 9 patients")
+
+
+@pytest.mark.parametrize(
+    "tasks, entropy, smoothing",
+    [
+        # The target 0.9 / 0.1 has the entropy -0.9 ln 0.9 - 0.1 ln 0.1.
+        (lay_out([("m", "binary", ("no", "yes"))]), 0.325083, 0.2),
+        # Three classes: 1 - 0.3 + 0.1 = 0.8 and twice 0.1 have the entropy -0.8 ln 0.8 - 0.2 ln 0.1.
+        (lay_out([("p", "multiclass", ("a", "b", "c"))]), 0.639032, 0.3),
+        (lay_out([("m", "binary", ("no", "yes"))]), 0.0, 0.0),
+    ],
+)
+def test_label_smoothing_of_equal_entropy(tasks: tuple[Task, ...], entropy: float, smoothing: float) -> None:
+    assert smoothing_of(entropy, tasks) == pytest.approx(smoothing, abs=1e-4)

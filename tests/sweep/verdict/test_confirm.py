@@ -1,0 +1,243 @@
+"""Confirmations from the protocol to the verdict, with fake trainings and untrained students on a real tiny cohort."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from mmpkd.cohort.store import Store
+from mmpkd.types import ConfigError, UserError
+from sweep.storage.events import Spool
+from sweep.transfer.addresses import Place
+from tests.sweep import fake
+from tests.sweep.verdict.confirmed_sweep import confirmed, make_sweep
+
+KILLS = 20
+
+
+class Killed(BaseException):
+    """Stands for the kill of the command between two writes."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep that nobody has confirmed."""
+    tmp_path = tmp_path_factory.mktemp("searched")
+    make_sweep(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def done(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sweep with its verdict."""
+    tmp_path = tmp_path_factory.mktemp("done")
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "printed.txt").write_text(confirmed(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def fresh(base: Path, tmp_path: Path) -> Path:
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def again(done: Path, tmp_path: Path) -> Path:
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def verdict(tmp_path: Path, folder: str = "confirm") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((tmp_path / "runs" / "fake" / folder / "verdict.json").read_text())
+    return content
+
+
+def test_a_verdict_states_protocol_answers_students_and_ledger(done: Path) -> None:
+    content, printed = verdict(done), (done / "printed.txt").read_text()
+    protocol = yaml.safe_load((done / "runs" / "fake" / "confirm" / "protocol.yaml").read_text())
+    assert content["protocol"]["hash"] == protocol["hash"] and len(protocol["hash"]) == 64
+    assert [(answer["goal"], answer["arm"]) for answer in content["answers"]] == [
+        ("val/auroc", "tabular"),
+        ("val/pointing", "tabular"),
+    ]
+    assert all(answer["sentence"] in printed for answer in content["answers"])
+    assert {arm: len(scores["val/auroc"]) for arm, scores in content["scores"].items()} == {
+        "none": 5,
+        "tabular": 5,
+        "tabular-shuffled": 5,
+    }
+    (opening,) = content["ledger"]
+    assert opening["protocol"] == protocol["hash"] and "sweep.confirm fake finalists=2" in opening["command"]
+    page = (done / "runs" / "fake" / "confirm" / "verdict.html").read_text()
+    assert all(text in page for text in (protocol["hash"], "tabular-shuffled", "opened once", "mean training ROI"))
+    assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", page))
+
+
+def test_finalists_are_chosen_among_equally_many_trials_and_run_on_fresh_seeds(done: Path) -> None:
+    protocol = verdict(done)["protocol"]
+    table = pd.read_parquet(done / "runs" / "fake" / "trials.parquet").sort_values("number")
+    for arm in ("none", "tabular"):
+        first = table[(table["arm"] == arm) & (table["state"] == "complete")].head(protocol["trials"])
+        best = first.sort_values(["val/auroc", "number"], ascending=[False, True])["number"].head(2)
+        assert protocol["finalists"][arm] == best.tolist()
+    seeds = {*protocol["choose_seeds"], *protocol["seeds"]}
+    assert len(seeds) == 10 and 0 not in seeds
+
+
+def test_the_test_part_is_sealed_until_every_training_has_ended(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Store.rows
+
+    def without_test(store: Store, part: Any, fold: int = 0) -> Any:
+        assert part != "test", "the test part was read"
+        return rows(store, part, fold)
+
+    monkeypatch.setattr(Store, "rows", without_test)
+    with pytest.raises(AssertionError, match="the test part was read"):
+        confirmed(fresh)
+    tables = [fresh / "runs" / f"fake-confirm-{phase}" / "journal.log" for phase in ("choose", "train")]
+    assert all(table.exists() for table in tables)
+    monkeypatch.setattr(Store, "rows", rows)
+    confirmed(fresh)
+    assert len(verdict(fresh)["ledger"]) == 1, "a confirmation that continues opens the part once"
+
+
+def test_a_second_opening_is_refused_or_shown(again: Path) -> None:
+    with pytest.raises(ConfigError, match=r"opened before:\n.*sweep fake, protocol .*\n.*again=true"):
+        confirmed(again, "new=true", "difference=0.1")
+    confirmed(again, "new=true", "difference=0.1", "again=true")
+    second = verdict(again, "confirm2")
+    assert len(second["ledger"]) == 2
+    assert second["protocol"]["after"] == verdict(again)["protocol"]["hash"]
+    assert not {*second["protocol"]["seeds"]} & {*verdict(again)["protocol"]["seeds"]}
+    page = (again / "runs" / "fake" / "confirm2" / "verdict.html").read_text()
+    assert "opened 2 times" in page and "opening 2 of the test part" in page
+
+
+def test_the_same_command_again_trains_nothing(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake, "play", lambda *args: pytest.fail("a trial was trained again"))
+    before = verdict(again)
+    confirmed(again)
+    assert verdict(again) | {"command": ""} == before | {"command": ""}
+
+
+def test_kills_at_random_moments_end_in_the_same_verdict(
+    done: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance, left, kills = random.Random(0), [0], 0
+
+    def dying(write: Any) -> Any:
+        def written(*args: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return write(*args)
+
+        return written
+
+    monkeypatch.setattr(Spool, "append", dying(Spool.append))
+    monkeypatch.setattr(Place, "write_bytes", dying(Place.write_bytes))
+    for _ in range(KILLS):
+        left[0] = chance.randint(1, 20)
+        with suppress(Killed):
+            confirmed(fresh)
+            break
+        kills += 1
+    left[0] = 0
+    confirmed(fresh)
+    assert kills == KILLS, "the confirmation ended before"
+    ours, uninterrupted = verdict(fresh), verdict(done)
+    for content in (ours, uninterrupted):
+        del content["ledger"][0]["time"], content["ledger"][0]["command"], content["command"]
+        del content["protocol"]["frozen"]
+    assert ours == uninterrupted
+
+
+def edit(tmp_path: Path, old: str, new: str) -> None:
+    protocol = tmp_path / "runs" / "fake" / "confirm" / "protocol.yaml"
+    text = protocol.read_text()
+    assert old in text
+    protocol.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["finalists=3"], r"finalists: frozen is 2, got 3\n.*new=true"),
+        (["seeds=6", "difference=0.1"], r"difference: frozen is 0.05, got 0.1\n  seeds: frozen is 5, got 6"),
+    ],
+)
+def test_a_frozen_protocol_is_not_changed(again: Path, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        confirmed(again, *words)
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("difference: 0.05", "difference: 0.02", "was edited after it was frozen: its hash is"),
+        ("difference: 0.05", "differences: 0.05", "was edited after it was frozen: .*\nprotocol.differences: unknown"),
+        ("protocol:", "protocol: [", "was edited after it was frozen, and is not YAML"),
+    ],
+)
+def test_a_protocol_that_was_edited_by_hand_is_refused(again: Path, old: str, new: str, message: str) -> None:
+    edit(again, old, new)
+    with pytest.raises(UserError, match=message):
+        confirmed(again)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["finalists=5"], "every arm needs at least 5 complete trials; there are: none 4, tabular 4; .*finalists=4"),
+        (["goal=val/pointing"], "val/pointing is a score of ROIs.*write localisation=val/pointing"),
+        (["goal=val/auro"], r"the sweep has no score 'val/auro' \(did you mean 'val/auroc'\?\)"),
+        (["localisation=val/auroc"], "the sweep has no score of ROIs 'val/auroc'"),
+        (["arms=tabla"], r"no arm 'tabla' with complete trials .*did you mean 'tabular'"),
+        (["seeds=3"], "wants a whole number of at least 5, got '3'"),
+        (["difference=big"], "wants a number between 0 and 1, such as 0.05, got 'big'"),
+        (["seed=7"], r"seed: unknown word \(did you mean 'seeds'\?\)"),
+    ],
+)
+def test_what_cannot_be_confirmed_is_refused_before_anything_is_frozen(
+    base: Path, words: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        confirmed(base, *words)
+    assert not (base / "runs" / "fake" / "confirm").exists()
+
+
+def test_another_cohort_since_is_refused(again: Path) -> None:
+    space = again / "runs" / "fake" / "space.yaml"
+    space.write_text(space.read_text().replace("train: 60", "train: 63"))
+    with pytest.raises(UserError, match=r"was frozen for the prepared cohort \w+, which is now \w+; put the data back"):
+        confirmed(again)
+
+
+def test_a_student_that_is_gone_is_named(again: Path) -> None:
+    shutil.rmtree(again / "runs" / "fake-confirm-train" / "checkpoints" / "2")
+    shutil.rmtree(again / "runs" / "fake" / "confirm" / "scores")
+    with pytest.raises(UserError, match="checkpoints/2: the student of trial 2 is gone; put a copy of it back"):
+        confirmed(again)
+
+
+def test_a_damaged_ledger_is_not_read_as_an_empty_one(again: Path) -> None:
+    (ledger,) = (again / "cache" / "ledger").glob("*.jsonl")
+    ledger.write_text(ledger.read_text().replace("fake", "fade"))
+    with pytest.raises(UserError, match="the ledger of openings is damaged or was edited"):
+        confirmed(again)
+
+
+def test_plan_freezes_nothing(base: Path) -> None:
+    printed = confirmed(base, "plan=true")
+    assert "nothing is frozen yet" in printed and "price: about" in printed
+    assert not (base / "runs" / "fake" / "confirm").exists()
