@@ -17,6 +17,7 @@ from rich.console import Console
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.command import warn
+from mmpkd.config import TrialConfig
 from mmpkd.export.student_file import source_of
 from mmpkd.scoring.patients import rarer_class
 from mmpkd.scoring.replicates import PartScorer, Scored
@@ -77,6 +78,7 @@ class Confirmation:
         phases.write_space(phase, self.trials, self.folder)
         options = self.options(phase.name)
         records, status = _records(options.folder), 0
+        _require_own(phase, records, options.folder)
         if not finalists.has_ended(records, list(phase.configs), len(phase.seeds)):
             space, mistakes = load_space(options.space, options.overrides)
             planned = plan(space, mistakes) if space else None
@@ -164,6 +166,22 @@ def confirm(
     folder.verdict.write_bytes(dumped(content_of(protocol, verdict, circumstances)))
     show_verdict(protocol, verdict, folder, console)
     return 0
+
+
+def _require_own(phase: Phase, records: Sequence[Record], folder: SweepFolder) -> None:
+    """Checks that the trials of a folder are those of a phase. An earlier sweep of the same name may have left it.
+
+    Raises:
+        UserError: a trial has another configuration.
+    """
+    for record in records:
+        wanted = phase.configs.get(record.arm)
+        config = TrialConfig.model_validate_json(record.config)
+        changes = {"seed": config.seed, "cohort": config.cohort}  # which the runs of a configuration change
+        is_own = wanted is not None and config.seed in phase.seeds
+        if not (is_own and wanted and wanted.model_copy(update=changes).fingerprint() == config.fingerprint()):
+            problem = f"{folder} holds trainings of another confirmation (trial {record.number} of arm {record.arm})"
+            raise UserError(f"{problem}; move it away, and run the same command again")
 
 
 def _require_all(phase: Phase, records: Sequence[Record], folder: SweepFolder) -> None:

@@ -203,7 +203,7 @@ def test_a_protocol_that_was_edited_by_hand_is_refused(again: Path, old: str, ne
         (["goal=val/auro"], r"the sweep has no score 'val/auro' \(did you mean 'val/auroc'\?\)"),
         (["localisation=val/auroc"], "the sweep has no score of ROIs 'val/auroc'"),
         (["arms=tabla"], r"no arm 'tabla' with complete trials .*did you mean 'tabular'"),
-        (["seeds=3"], "wants a whole number of at least 5, got '3'"),
+        (["seeds=3"], "wants a whole number from 5 to 1000, got '3'"),
         (["difference=big"], "wants a number between 0 and 1, such as 0.05, got 'big'"),
         (["seed=7"], r"seed: unknown word \(did you mean 'seeds'\?\)"),
     ],
@@ -228,6 +228,23 @@ def test_a_student_that_is_gone_is_named(again: Path) -> None:
     shutil.rmtree(again / "runs" / "fake" / "confirm" / "scores")
     with pytest.raises(UserError, match="checkpoints/2: the student of trial 2 is gone; put a copy of it back"):
         confirmed(again)
+
+
+def test_trainings_of_another_confirmation_are_not_taken_over(again: Path) -> None:
+    """As when a sweep was deleted, and another one of the same name was run."""
+    shutil.rmtree(again / "runs" / "fake" / "confirm")
+    shutil.rmtree(again / "cache" / "ledger")
+    shutil.rmtree(again / "runs" / "fake-confirm-train")
+    shutil.copytree(again / "runs" / "fake-confirm-choose", again / "runs" / "fake-confirm-train")
+    with pytest.raises(UserError, match="fake-confirm-train holds trainings of another confirmation"):
+        confirmed(again)
+
+
+def test_passwords_are_not_written(fresh: Path) -> None:
+    confirmed(fresh, "tracking=http://user:secret@127.0.0.1:9", "plan=true")
+    confirmed(fresh, "tracking=http://user:secret@127.0.0.1:9")
+    files = [path for path in fresh.rglob("*") if path.is_file() and path.stat().st_size]
+    assert not [path for path in files if b"secret" in path.read_bytes()]
 
 
 def test_a_damaged_ledger_is_not_read_as_an_empty_one(again: Path) -> None:
