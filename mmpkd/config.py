@@ -69,7 +69,7 @@ class ClaheConfig(Strict):
 class CohortConfig(Strict):
     """The cohort that is read. `params` belong to the reader (see its class in `mmpkd/cohort/readers/`)."""
 
-    LATER = ("allow_outside", "window", "clahe")
+    LATER = ("allow_outside", "window", "clahe", "leave_out")
 
     reader: str
     root: Path | None = None  # folder of the raw data set; the reader `synthetic` needs none
@@ -79,6 +79,7 @@ class CohortConfig(Strict):
     fold: Annotated[int, Field(ge=0)] = 0  # index of the validation fold: 0 to 3 if the folds are our own
     allow_outside: bool = False  # whether files may lie outside the root: through a link, `..` or an absolute path
     max_bad: Fraction = 0.0  # share of unreadable samples that may be left out
+    leave_out: tuple[int | str, ...] = ()  # rows, as messages name them, whose samples do not belong to the cohort
     params: dict[str, Any] = {}
 
     @field_validator("root")

@@ -25,7 +25,7 @@ usage: python -m sweep.confirm NAME [key=value ...]
 
 Says whether the teacher helps. Freezes a protocol, trains the finalists of each
 arm on fresh seeds, chooses one of each arm, trains it and its controls on
-further seeds, opens the test part once, and compares each arm with `none`. The
+further seeds, opens the test part once, and compares each arm with none. The
 same command again continues.
 
   NAME           the sweep; name=NAME means the same
@@ -35,9 +35,10 @@ same command again continues.
   localisation=GOAL   the second primary score, or none [first goal of ROIs]
   arms=A,B       arms to compare with none                 [all with a teacher]
   difference=X   the smallest difference of the goal that matters        [0.05]
-  finalists=K    of each arm, by the goal on validation                     [3]
+  finalists=K    of each arm, by the goal on validation   [3, or as many as all
+                 arms have complete trials]
   choose_seeds=N fresh seeds on which the finalists run                     [5]
-  seeds=N        further seeds of the chosen      [5, or 10 above 300 patients]
+  seeds=N        further seeds of the chosen [5, or 10 above 300 test patients]
   external=FILE  scores the students on another cohort as well, which is read
                  from the section `cohort` of a YAML file
   again=true     opens the test part although an earlier confirmation has

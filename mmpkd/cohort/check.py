@@ -85,7 +85,9 @@ def _describe_differences(path: Path, identity: Mapping[str, Any]) -> str:
     other = json.loads((path / MANIFEST).read_text())
     words = {"source": "the files or tables", "params": "cohort.params", "image_size": "cohort.image_size"}
     words |= {"contrast": "cohort.window or cohort.clahe", "depth": "the student that it is to test"}
-    names = [name for name in dict.fromkeys((*identity, "contrast", "depth")) if name != "fingerprint"]
+    words |= {"leave_out": "cohort.leave_out"}
+    optional = ("contrast", "depth", "leave_out")
+    names = [name for name in dict.fromkeys((*identity, *optional)) if name != "fingerprint"]
     different = [words.get(name, "the program's version") for name in names if other.get(name) != identity.get(name)]
     return ", ".join(dict.fromkeys(different))
 

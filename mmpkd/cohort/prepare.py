@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,15 +21,17 @@ import pandas as pd
 from filelock import FileLock
 from rich.console import Console
 
-from mmpkd.cohort import READERS, reader_for, splits
+from mmpkd.cohort import READERS, copies, reader_for, splits
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.disk import allocate, explain_full_disk, keep_rows
-from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
+from mmpkd.cohort.facts import BadSample, Facts, Reader, Scan
 from mmpkd.cohort.formats.bit_depths import DEPTHS, apply_contrast, contrast_options, find_depths, read_noted_depths
-from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
+from mmpkd.cohort.journal import JOURNAL, decode_all, read_journal
+from mmpkd.cohort.likeness import Pictures
 from mmpkd.cohort.remarks import remarks
 from mmpkd.cohort.source import describe_bad_samples, missing_files, refuse_bad_samples, scan_cohort, source_fingerprint
-from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, STORES, Store
+from mmpkd.cohort.store import MANIFEST, SCHEMA, STORES, Store
+from mmpkd.cohort.stored_tables import write_tables
 from mmpkd.cohort.suspects import Suspects, find_suspects
 from mmpkd.config import CohortConfig, validate
 from mmpkd.frames import Letterbox
@@ -82,7 +83,8 @@ def prepare(
             raise CohortError(f"{problem}: delete it (rm -r {target}) and it is prepared again\n{error}") from None
         raise
     if is_known:
-        _print_lines([*(note for note in store.manifest["notes"] if note.startswith(WARNING)), *_left_out(store)])
+        noted = [note for note in store.manifest["notes"] if note.startswith(WARNING)]
+        _print_lines([*noted, *_left_out(store), *_not_compared(store)])
     return store
 
 
@@ -91,6 +93,13 @@ def _left_out(store: Store) -> list[str]:
         return []
     what = f"{count} sample{'s' * (count > 1)} left out, whose files cannot be read (cohort.max_bad)"
     return [f"{WARNING}{what}; python -m mmpkd.cohort show says why"]
+
+
+def _not_compared(store: Store) -> list[str]:
+    if store.is_compared:
+        return []
+    what = f"{store.path} is of an earlier version, which did not compare the images of different patients"
+    return [f"{WARNING}{what}; delete it (rm -r {store.path}) and it is prepared again"]
 
 
 def _is_readable(reader: Reader, sample: str) -> bool:
@@ -115,6 +124,7 @@ def store_identity(
         **({} if depth is None else {"depth": depth}),
         **({"is_one_part": True} if is_one_part else {}),
         **({} if not (contrast := contrast_options(config)) else {"contrast": contrast}),
+        **({"leave_out": sorted({str(row) for row in config.leave_out})} if config.leave_out else {}),
     }
     return {**identity, "fingerprint": fingerprint(identity)}
 
@@ -166,13 +176,19 @@ def _build_store(
             if lost := sorted(set(split) - set(split[good])):
                 raise CohortError(f"not one sample of part {', '.join(lost)} can be used; repair its files")
             splits.check(split[good], scan.samples["patient"][good], scan.labels[good], scan.tasks)
+            entries = read_journal(partial)
+            kept = [sample for sample, is_good in zip(ids, good, strict=True) if is_good]
+            kept_entries = [entries[sample] for sample in kept]
+            boxes = [Letterbox(entry.height, entry.width, size).content for entry in kept_entries]
+            pictures = Pictures(arrays[0], np.flatnonzero(good), np.array(boxes, np.int64))
+            hashes = pictures.hashes()
+            samples = scan.samples.loc[kept]
+            groups = copies.find(pictures, hashes, kept_entries, samples["patient"].to_numpy(dtype=object))
+            copies.refuse(groups, samples, split[kept], config.reader, not reader.credentialed)
         except CohortError:
             shutil.rmtree(partial)  # the user has to change the source, which changes the store's name
             raise
-        entries = read_journal(partial)
-        kept = [sample for sample, is_good in zip(ids, good, strict=True) if is_good]
-        kept_entries = [entries[sample] for sample in kept]
-        _write_tables(partial, scan, split, kept_entries, kept, size)
+        write_tables(partial, scan, split, kept_entries, kept, boxes, hashes)
         facts = replace(scan.facts(size, reader.credentialed), num_samples=len(kept))
         suspects = _find_suspects(scan, facts, split, kept)
         (partial / DEPTHS).unlink()
@@ -191,7 +207,11 @@ def _build_store(
             "clahe": depths[0].clahe,
             "view_depths": dict(zip(scan.views, depths[1:], strict=True)),
             "left_out": {sample: (error.file, error.reason) for sample, error in bad.items()},
-            "notes": [*scan.notes, *remarks(dict(zip(kept, kept_entries, strict=True)), scan, depths)],
+            "notes": [
+                *scan.notes,
+                *remarks(dict(zip(kept, kept_entries, strict=True)), scan, depths),
+                *copies.warnings(groups, samples, not reader.credentialed),
+            ],
             "probe": suspects.columns,
             "probe_pairs": suspects.pairs,
             "probe_sections": suspects.sections,
@@ -215,42 +235,6 @@ def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bo
     min_bytes = int(np.prod(shape))
     files = [partial / name for name in names]
     return bool(read_noted_depths(partial)) and all(file.exists() and file.stat().st_size > min_bytes for file in files)
-
-
-def _write_tables(
-    partial: Path, scan: Scan, split: pd.Series, entries: list[Entry], kept: list[str], size: int
-) -> None:
-    boxes = [Letterbox(entry.height, entry.width, size).content for entry in entries]
-    geometry = pd.DataFrame(
-        [(entry.height, entry.width, *box) for entry, box in zip(entries, boxes, strict=True)],
-        index=kept,
-        columns=["height", "width", *BOX],
-    )
-    samples = scan.samples.loc[kept].assign(split=split[kept], patient=scan.samples["patient"].astype(str)[kept])
-    labels, privileged = scan.labels.loc[kept], scan.privileged.loc[kept]
-    stored = {column.name for column in scan.columns.values() if column.role in (*ADMITTED, "near_label")}
-    forbidden = set(privileged) - stored
-    assert not forbidden, f"the reader handed over columns that must not be stored: {forbidden}"
-    table = pd.concat([samples, geometry, labels.add_prefix(LABEL), privileged.add_prefix(PRIVILEGED)], axis=1)
-    _write_parquet(partial / "samples.parquet", table.rename_axis("sample").reset_index())
-    if scan.text is not None:
-        _write_parquet(partial / "text.parquet", scan.text.loc[kept].rename_axis("sample").reset_index())
-    if scan.roi_labels:
-        rois = [
-            (sample, roi.label, entry.height, entry.width, roi.runs, roi.store_runs)
-            for sample, entry in zip(kept, entries, strict=True)
-            for roi in entry.rois
-        ]
-        columns = ["sample", "label", "height", "width", "runs", "store_runs"]
-        _write_parquet(partial / "rois.parquet", pd.DataFrame(rois, columns=columns))
-
-
-def _write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Writes a table as Parquet. It is encoded in memory first, because writing the bytes with Python raises an OSError
-    with the error number of a full disk."""
-    buffer = BytesIO()
-    table.to_parquet(buffer, index=False)
-    path.write_bytes(buffer.getvalue())
 
 
 def _find_suspects(scan: Scan, facts: Facts, split: pd.Series, kept: list[str]) -> Suspects:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -39,7 +39,7 @@ def remarks(entries: Mapping[str, Entry], scan: Scan, depths: Sequence[Depth]) -
         appearances = [entry.appearances[index] for entry in entries.values()]
         lines += [*brightness_remarks(appearances, depth, images), *_colour_remarks(appearances, scan.channels, images)]
         lines += _unit_remarks(appearances, images)
-    return [*lines, *_copy_remarks(entries, scan), *_region_remarks([*entries.values()], scan.roi_labels)]
+    return [*lines, *_region_remarks([*entries.values()], scan.roi_labels)]
 
 
 def brightness_remarks(appearances: Sequence[Appearance], depth: Depth, images: str) -> list[str]:
@@ -119,21 +119,6 @@ def _unit_remarks(appearances: Sequence[Appearance], images: str) -> list[str]:
     if len({unit for _, unit in counts}) == 1:
         return [remark]
     return [f"warning: {remark}, and one window serves all of them: bring them to one unit"]
-
-
-def _copy_remarks(entries: Mapping[str, Entry], scan: Scan) -> list[str]:
-    """Returns a warning if different patients have images that are identical pixel for pixel."""
-    patients = defaultdict(set)
-    counts: Counter[tuple[object, ...]] = Counter()
-    for sample, entry in entries.items():
-        if not entry.appearances[0].is_blank:
-            key = (entry.pixels, entry.height, entry.width, entry.appearances)  # different images may share a checksum
-            patients[key].add(scan.samples["patient"][sample])
-            counts[key] += 1
-    if not (count := sum(counts[key] for key, names in patients.items() if len(names) > 1)):
-        return []
-    remedy = "one of them may train and another validate: if it is one patient, name the patient alike"
-    return [f"warning: images that are the same, pixel for pixel, as one of another patient: {count}; {remedy}"]
 
 
 def _region_remarks(entries: Sequence[Entry], roi_labels: Sequence[str]) -> list[str]:

@@ -6,9 +6,11 @@ import functools
 import hashlib
 import math
 import os.path
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import pandas as pd
 
 from mmpkd.cohort import identities
 from mmpkd.cohort.facts import BadSample, Reader, Scan
@@ -23,19 +25,46 @@ OUTSIDE = "leads out of cohort.root"  # the reason of a BadSample
 
 
 def scan_cohort(config: CohortConfig, reader: Reader) -> Scan:
-    """Returns a reader's scan, with added warnings about names that may be misspelt.
+    """Returns a reader's scan without the samples of `cohort.leave_out`, with warnings about misspelt names.
 
     Raises:
-        ConfigError: options do not fit the reader's tables, or set a window or CLAHE for images in colour.
+        ConfigError: options do not fit the reader's tables, set a window or CLAHE for images in colour, or leave out
+            rows that do not exist.
         CohortError: tables are missing or not as published, or `identities.refuse_patients` refused patients' names.
     """
-    scan = reader.scan()
+    scan = _leave_out(reader.scan(), config.leave_out)
     for name, option in (("window", config.window), ("clahe", config.clahe)):
         if option is not None and scan.channels != 1:
             problem = f"is of grey images, and this cohort's have {scan.channels} channels: leave it out"
             raise ConfigError.at(f"cohort.{name}", problem)
     identities.refuse_patients(scan, config.reader, not reader.credentialed)
     return replace(scan, notes=(*scan.notes, *identities.warnings(scan, not reader.credentialed)))
+
+
+def _leave_out(scan: Scan, leave_out: Sequence[int | str]) -> Scan:
+    """Returns a scan without the samples of some rows. If the scan states no rows, they are positions, from 1."""
+    if not leave_out:
+        return scan
+    positions = pd.Series(range(1, len(scan.samples) + 1), index=scan.samples.index)
+    rows = scan.samples.get("row", positions)
+    names = rows.astype(str)
+    if unknown := sorted({str(row) for row in leave_out} - set(names)):
+        problem = f"no sample comes from row {', '.join(unknown[:NUM_SHOWN])}"
+        raise ConfigError.at("cohort.leave_out", f"{problem}; list rows as the messages about this cohort name them")
+    is_kept = ~names.isin({str(row) for row in leave_out})
+    if not is_kept.any():
+        raise ConfigError.at("cohort.leave_out", "leaves no sample: list fewer rows")
+    kept = scan.samples.index[is_kept]
+    note = f"left out, as cohort.leave_out says: {len(scan.samples) - len(kept)} of {len(scan.samples)} samples"
+    return replace(
+        scan,
+        samples=scan.samples.assign(row=rows).loc[kept],
+        labels=scan.labels.loc[kept],
+        privileged=scan.privileged.loc[kept],
+        text=None if scan.text is None else scan.text.loc[kept],
+        files={sample: files for sample, files in scan.files.items() if is_kept[sample]},
+        notes=(*scan.notes, note),
+    )
 
 
 def source_fingerprint(root: Path | None, scan: Scan) -> str:

@@ -6,7 +6,7 @@ images.npy        the images, N x C x H x W uint8, letterboxed
 views/<name>.npy  the same for each further image; may be deleted once no model that reads this view will be trained
 samples.parquet   columns sample, patient, split, row, height and width (of the original image), top, left, bottom and
                   right (the place of the image in its square), label/<task>/<label> (NaN: unknown),
-                  privileged/<column>
+                  privileged/<column>, perceptual_hash (see `likeness`; older stores lack it)
 text.parquet      column sample, and one column per section of the reports
 rois.parquet      columns sample, label, height, width, runs (run lengths at the original size) and store_runs (run
                   lengths at the stored size)
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from mmpkd.cohort import splits
 from mmpkd.cohort.facts import Column, Facts, Section, label_columns
+from mmpkd.cohort.likeness import Hashes, Pictures
 from mmpkd.config import IMAGE
 from mmpkd.frames import Letterbox, from_run_lengths
 from mmpkd.machine.checksums import DamagedError, first_changed, unsealed
@@ -40,6 +41,7 @@ STORES = "stores"  # folder in the cache; the name of a store in this folder con
 VIEWS = "views/"
 BOX = ("top", "left", "bottom", "right")
 LABEL, PRIVILEGED = "label/", "privileged/"
+HASH = "perceptual_hash"
 Part = Literal["train", "val", "test"]
 
 
@@ -155,6 +157,20 @@ class Store:
         """Returns a 64-bit hash of each stored image (N). Images with equal pixels have equal hashes."""
         hashed = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in self.image_NCHW)
         return np.frombuffer(b"".join(hashed), np.int64)
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether the images of different patients were compared when the store was prepared. Old versions did not."""
+        return HASH in self._samples
+
+    def perceptual_hashes(self) -> Hashes:
+        """Returns the perceptual hash of each image (N); it is computed from the pixels if an old store lacks it."""
+        return self._samples[HASH].to_numpy(np.uint64) if self.is_compared else self.pictures.hashes()
+
+    @property
+    def pictures(self) -> Pictures:
+        """The images as they are compared with others."""
+        return Pictures(self.image_NCHW, np.arange(len(self.sample_ids)), self.content_box_N4)
 
     def privileged(self, names: Sequence[str]) -> pd.DataFrame:
         """Returns the named privileged columns. The rows are in the store's order, the index is the sample id, and

@@ -27,13 +27,16 @@ MIN_TRIALS: Final = 2  # complete trials of each arm, below which nothing was se
 
 
 def finalists_of(
-    records: Sequence[Record], arms: Sequence[str], goal: str, count: int
+    records: Sequence[Record], arms: Sequence[str], goal: str, wanted: int | None
 ) -> tuple[int, dict[str, tuple[int, ...]]]:
     """Returns the finalists of each arm by their numbers, best first, and the number of trials of each arm among which
     they are chosen.
 
     Every arm is judged by its first complete trials, by number, as many as the arm with the fewest has. Of equal trials
     the lowest number comes first.
+
+    Args:
+        wanted: the number of finalists of each arm; None for three, or for as many as every arm has.
 
     Raises:
         ConfigError: an arm has too few complete trials.
@@ -46,6 +49,7 @@ def finalists_of(
     by_arm = {arm: [record for record in complete if record.arm == arm] for arm in arms}
     counts = {arm: len(of_arm) for arm, of_arm in by_arm.items()}
     fewest = min(counts.values())
+    count = wanted or max(min(FINALISTS, fewest), MIN_TRIALS)
     if fewest < max(count, MIN_TRIALS):
         listed = ", ".join(f"{arm} {number}" for arm, number in counts.items())
         problem = f"every arm needs at least {max(count, MIN_TRIALS)} complete trials; there are: {listed}"

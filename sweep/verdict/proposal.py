@@ -58,9 +58,7 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
     if mistakes:
         raise ConfigError(mistakes)
     phases.refuse_reserved(arms)
-    fewest, chosen = finalists.finalists_of(
-        trials.records, [REFERENCE, *arms], goal, wanted.finalists or finalists.FINALISTS
-    )
+    fewest, chosen = finalists.finalists_of(trials.records, [REFERENCE, *arms], goal, wanted.finalists)
     configs = {arm: [trials.config_of(trials.trial(number)) for number in chosen[arm]] for arm in arms}
     patients = len(np.unique(store.patient_N[store.split_N == "test"]))
     if not patients:

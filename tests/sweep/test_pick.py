@@ -25,6 +25,7 @@ from sweep.reports.tables import trials_table
 from sweep.search.studies import records_of
 from sweep.selection import Selection
 from sweep.space.space import Space, load_space
+from sweep.storage.events import SweepSummarized, read_events
 from sweep.storage.journal import load_studies
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import Sweep
@@ -238,6 +239,11 @@ def test_the_space_may_state_the_rule(tmp_path: Path, monkeypatch: pytest.Monkey
     best = load_trial(tmp_path / "runs" / "fake" / "best.yaml")
     assert best.fingerprint() == TrialConfig.model_validate_json(record.config).fingerprint()
     assert "choosing by it makes the localisation supervised by ROIs" in " ".join(text.split())
+    assert f" trial={number}\n" in text, "the command that takes the student"
+    spooled = read_events(tmp_path / "runs" / "fake" / "spool.jsonl")
+    marks = [event.marks for _, event in spooled if isinstance(event, SweepSummarized)][-1]
+    assert [name for name, tags in marks.items() if "best.yaml" in tags.get("best", "")] == [str(number)], "in MLflow"
+    assert SweepFolder(tmp_path / "runs" / "fake").keeps_checkpoints(number)
     pick.main(["fake", f"storage={tmp_path / 'runs'}"])
     assert [path.name for path in (tmp_path / "runs" / "fake" / "picked").iterdir()] == [str(number)]
 

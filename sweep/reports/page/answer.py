@@ -65,7 +65,7 @@ def _compared(best: Mapping[str, Record], baseline: Record, goal: str) -> list[s
     """Returns sentences that compare the best trial of each arm with the best trial of the baseline, one for all arms
     of which the same can be said.
     """
-    luck = "the interval leaves out the luck of choosing the best"
+    luck = "the interval leaves out the luck of choosing the best, so that this is no claim"
     ends = {
         "above": f"above the best of {BASELINE}, and 0 is below the interval; {luck}",
         "below": f"below the best of {BASELINE}, and 0 is above the interval; {luck}",

@@ -28,7 +28,8 @@ def film(path: str) -> np.ndarray:
     height, width = SIZE[0] + int(random.integers(8)), SIZE[1] + int(random.integers(8))
     row_HW, column_HW = np.mgrid[:height, :width]
     breast_HW = ((row_HW - height / 2) / (0.45 * height)) ** 2 + (column_HW / (0.8 * width)) ** 2 < 1
-    tissue_HW = 30_000 + 20_000 * np.sin(row_HW / random.uniform(6, 12)) * np.cos(column_HW / random.uniform(6, 12))
+    coarse = Image.fromarray(random.uniform(10_000, 50_000, (12, 10)).astype(np.float32))
+    tissue_HW = np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR))
     return np.where(breast_HW, tissue_HW, 200).astype(np.uint16)
 
 

@@ -46,10 +46,15 @@ def nifti(voxels: np.ndarray, axes: Any = RAS, order: str = "<", code: int = 4, 
 
 
 def volume(seed: int = 0) -> np.ndarray:
-    """X x Y x Z in RAS: zero, but for a box whose values rise to the right by 1, to the front by 10, upwards by 100."""
+    """X x Y x Z in RAS: zero, but for a box whose values rise to the right by 1, to the front by 10, upwards by 100.
+
+    Seeds other than 0 add noise, because patients with equal images are refused.
+    """
     x, y, z = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
     voxels = np.zeros(SHAPE, np.int16)
-    voxels[BRAIN] = (50 + seed + x + 10 * y + 100 * z)[BRAIN]
+    voxels[BRAIN] = (50 + x + 10 * y + 100 * z)[BRAIN]
+    if seed:
+        voxels[BRAIN] += np.random.default_rng(seed).integers(0, 2000, SHAPE, np.int16)[BRAIN]
     return voxels
 
 

@@ -158,7 +158,7 @@ def test_an_interrupted_preparation_continues(
         assert (store.path / name).read_bytes() == (whole.path / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("step", ["_write_tables", "keep_rows", "_counts"])
+@pytest.mark.parametrize("step", ["write_tables", "keep_rows", "_counts"])
 def test_killed_after_decoding_with_a_sample_left_out(
     root: Path, fresh: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,13 +166,6 @@ def test_outlines_that_are_not_filled(tmp_path: Path) -> None:
     assert note.startswith("warning: regions of lesion that are hollow: 15 of 15")
 
 
-def test_images_of_two_patients_that_are_one_picture(tmp_path: Path) -> None:
-    """Both images of a patient may be alike; those of another patient may not."""
-    (note,) = notes(tmp_path / "two", lambda index: even(min(index, 27)))
-    assert note.startswith("warning: images that are the same, pixel for pixel, as one of another patient: 3;")
-    assert notes(tmp_path / "one", lambda index: even(min(index, 28))) == []
-
-
 @pytest.mark.parametrize(
     ("scan", "told"),
     [

@@ -194,8 +194,8 @@ def volumes(root: Path, mask: np.ndarray | None = None, axes: Any = RAS) -> Coho
     table["mask"] = "" if mask is None else "mask.nii"
     table["node"] = "[3, 9, 1, 1]"
     (root / "images").mkdir(parents=True)
-    for name in table["image"]:
-        (root / "images" / name).write_bytes(gzip.compress(nifti(volume())))
+    for index, name in enumerate(table["image"]):
+        (root / "images" / name).write_bytes(gzip.compress(nifti(volume(index))))
     if mask is not None:
         (root / "mask.nii").write_bytes(nifti(mask, axes))
     table.to_csv(root / "cases.csv", index=False)

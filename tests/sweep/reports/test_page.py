@@ -58,7 +58,7 @@ def test_the_answer_compares_each_arm_with_none_and_with_maps_that_ignore_the_im
         ("val/pointing", f"the best of tabular (+0.060; 95 % interval -0.079 to +0.199) {unclear}"),
     ]
     many = [*RECORDS[:2], record(7, 0.80, 0.3, "b"), record(8, 0.97, 0.3, "c"), record(9, 0.91, 0.3, "d")]
-    luck = "the interval leaves out the luck of choosing the best."
+    luck = "the interval leaves out the luck of choosing the best, so that this is no claim."
     both = "tabular (-0.010; 95 % interval -0.065 to +0.045) and of d (+0.010; 95 % interval -0.045 to +0.065)"
     above, below = (f"{where} the best of none, and 0 is {other} the interval" for where, other in SIDES)
     assert [line for _, line in sentences(many, ("none", "tabular", *"bcd"), GOALS[:1])] == [
