@@ -39,6 +39,8 @@ same command again continues.
                  arms have complete trials]
   choose_seeds=N fresh seeds on which the finalists run                     [5]
   seeds=N        further seeds of the chosen [5, or 10 above 300 test patients]
+  external=FILE  scores the students on another cohort as well, which is read
+                 from the section `cohort` of a YAML file
   again=true     opens the test part although an earlier confirmation has
   new=true       begins a new confirmation with another protocol
   storage=runs, cache=cache, tracking=URI   as given to sweep.run
@@ -59,7 +61,7 @@ above; 130 stopped before the end, the same command continues
 """
 DEFAULTS: Final[Mapping[str, str]] = {
     **{key: "" for key in ("name", "goal", "localisation", "arms", "difference", "finalists")},
-    **{key: "" for key in ("choose_seeds", "seeds", "tracking")},
+    **{key: "" for key in ("choose_seeds", "seeds", "tracking", "external")},
     **{"storage": DEFAULT_STORAGE, "cache": DEFAULT_CACHE, "plan": "false", "again": "false", "new": "false"},
 }
 
