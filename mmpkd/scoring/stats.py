@@ -62,15 +62,15 @@ def weighted_auroc(score_NL: Floats, positive_NL: NDArray[Any], known_NL: NDArra
         if not known.size:
             continue
         order = known[np.argsort(score_NL[known, column], kind="stable")]
-        score = score_NL[order, column]
-        ties = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # where each run of equal scores starts
+        score, is_positive = score_NL[order, column], positive_NL[order, column] > 0
         weight = weight_NR[order]
-        positive = weight * (positive_NL[order, column] > 0)[:, None]
-        positives = np.add.reduceat(positive, ties, axis=0)
-        negatives = np.add.reduceat(weight - positive, ties, axis=0)
-        below = np.cumsum(negatives, axis=0)
-        pairs = below[-1] * positives.sum(axis=0)
-        ordered = np.einsum("gr,gr->r", positives, below - negatives / 2)
+        positive, score_of_positive = weight[is_positive], score[is_positive]
+        weight[is_positive] = 0
+        negatives = np.zeros((len(order) + 1, weight.shape[1]))  # among so many first samples
+        np.cumsum(weight, axis=0, out=negatives[1:])
+        first, behind = (np.searchsorted(score, score_of_positive, side) for side in ("left", "right"))
+        pairs = negatives[-1] * positive.sum(axis=0)
+        ordered = np.einsum("pr,pr->r", positive, negatives[first] + negatives[behind]) / 2
         auroc_RL[:, column] = np.divide(ordered, pairs, out=np.full_like(pairs, np.nan), where=pairs > 0)
     return auroc_RL
 

@@ -41,12 +41,7 @@ def finalists_of(
     Raises:
         ConfigError: an arm has too few complete trials.
     """
-    complete = [
-        record
-        for record in candidates(records)
-        if record.repeat_of is None and math.isfinite(record.metrics.get(goal, math.nan))
-    ]
-    by_arm = {arm: [record for record in complete if record.arm == arm] for arm in arms}
+    by_arm = {arm: _complete(records, arm, goal) for arm in arms}
     counts = {arm: len(of_arm) for arm, of_arm in by_arm.items()}
     fewest = min(counts.values())
     count = wanted or max(min(FINALISTS, fewest), MIN_TRIALS)
@@ -55,9 +50,20 @@ def finalists_of(
         problem = f"every arm needs at least {max(count, MIN_TRIALS)} complete trials; there are: {listed}"
         fewer = f", or confirm with finalists={fewest}" if MIN_TRIALS <= fewest < count else ""
         raise ConfigError.at("finalists", f"{problem}; continue the sweep with more trials{fewer}")
-    first = {arm: sorted(of_arm, key=lambda record: record.number)[:fewest] for arm, of_arm in by_arm.items()}
-    ranked = {arm: best_first(of_arm, goal)[:count] for arm, of_arm in first.items()}
+    ranked = {arm: best_first(of_arm[:fewest], goal)[:count] for arm, of_arm in by_arm.items()}
     return fewest, {arm: tuple(record.number for record in of_arm) for arm, of_arm in ranked.items()}
+
+
+def _complete(records: Sequence[Record], arm: str, goal: str) -> list[Record]:
+    """Returns the complete trials of an arm that have a score, by number."""
+    own = [record for record in candidates(records) if record.arm == arm and record.repeat_of is None]
+    scored = [record for record in own if math.isfinite(record.metrics.get(goal, math.nan))]
+    return sorted(scored, key=lambda record: record.number)
+
+
+def searched(records: Sequence[Record], arm: str, protocol: Protocol) -> list[Record]:
+    """Returns the trials of an arm among which its finalists were chosen, best first by the primary score."""
+    return best_first(_complete(records, arm, protocol.goal)[: protocol.trials], protocol.goal)
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,18 @@ class Finalist:
     failed: int
 
     @property
+    def label(self) -> str:
+        """The name of the finalist as an arm of the choice."""
+        return label_of(self.arm, self.number)
+
+    @property
     def mean(self) -> float:
         return statistics.fmean(self.values)
+
+
+def label_of(arm: str, number: int) -> str:
+    """Returns the name of a finalist as an arm of the choice."""
+    return f"{arm}-{number}"
 
 
 def results_of(records: Sequence[Record], arm_of: Mapping[str, tuple[str, int]], goal: str) -> list[Finalist]:
@@ -113,20 +129,30 @@ def choose(results: Sequence[Finalist], seeds: int) -> dict[str, int]:
 
 
 def luck_of(
-    records: Sequence[Record], arm_of: Mapping[str, tuple[str, int]], goal: str, protocol: Protocol
+    results: Sequence[Finalist],
+    scores: Mapping[str, Mapping[str, SeedScores]],
+    records: Sequence[Record],
+    goal: str,
+    protocol: Protocol,
 ) -> dict[str, SearchLuck]:
     """Returns what the search adds to the variance of a score of each arm, from the finalists on the seeds of the
-    choice. A finalist that failed on a seed is left out.
+    choice, and from the other trials. A finalist that failed on a seed is left out.
+
+    Args:
+        scores: scores of the finalists' students on validation patients, by finalist (`Finalist.label`) and score.
+        records: the trials of the sweep.
     """
-    of_goal, chosen_by = (results_of(records, arm_of, score) for score in (goal, protocol.goal))
     luck = {}
-    for arm in protocol.finalists:
-        pairs = [
-            (SeedScores(np.array(result.values), np.empty((0, len(result.values)))), by.mean)
-            for result, by in zip(of_goal, chosen_by, strict=True)
-            if result.arm == arm and len(result.values) == len(protocol.choose_seeds)
+    for arm, numbers in protocol.finalists.items():
+        able = [each for each in results if each.arm == arm and len(each.values) == len(protocol.choose_seeds)]
+        others = [
+            record.metrics.get(goal, math.nan)
+            for record in searched(records, arm, protocol)
+            if record.number not in numbers
         ]
-        luck[arm] = search_luck([scores for scores, _ in pairs], protocol.trials, np.array([mean for _, mean in pairs]))
+        other_N = np.array([value for value in others if math.isfinite(value)])
+        chosen_by = None if goal == protocol.goal else np.array([each.mean for each in able])
+        luck[arm] = search_luck([scores[each.label][goal] for each in able], other_N, chosen_by)
     return luck
 
 

@@ -72,7 +72,9 @@ class ConfirmationFolder:
         return f"{self.sweep.name}-{self.label}-{phase}"
 
     def scores(self, part: str, number: int) -> Place:
-        """Returns the file with the scores of the student of a trial on `test`, or on `external-` and a fingerprint."""
+        """Returns the file with the scores of the student of a trial on `test`, on `external-` and a fingerprint, or of
+        a student of the choice on validation patients (`choose`).
+        """
         return self.place.child(f"scores/{part}-{number}.json")
 
     @property

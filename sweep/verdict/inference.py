@@ -57,10 +57,10 @@ class SearchLuck:
     """The part of the search in the variance of an arm's score (see `search_luck`), and its degrees of freedom."""
 
     variance: float
-    degrees: int
+    degrees: float
 
 
-FIXED: Final = SearchLuck(0.0, 1)  # a configuration that no search has chosen, or that both sides of a contrast share
+FIXED: Final = SearchLuck(0.0, 1.0)  # a configuration that no search has chosen, or that both sides of a contrast share
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _no_error(difference: float, search_variance: float, error: float, patients:
     return ""
 
 
-def satterthwaite(parts: Floats, degrees: NDArray[np.int64]) -> float:
+def satterthwaite(parts: Floats, degrees: Floats) -> float:
     """Returns the approximate degrees of freedom of a sum of independent variance estimates.
 
     Satterthwaite (1946), An approximate distribution of estimates of variance components, Biometrics Bulletin 2.
@@ -169,70 +169,104 @@ def satterthwaite(parts: Floats, degrees: NDArray[np.int64]) -> float:
     return float(parts.sum() ** 2 / (parts**2 / degrees).sum())
 
 
-def search_luck(finalists: Sequence[SeedScores], trials: int, chosen_by: Floats | None = None) -> SearchLuck:
+def search_luck(finalists: Sequence[SeedScores], others: Floats, chosen_by: Floats | None = None) -> SearchLuck:
     """Returns how much the score of an arm would vary if its search were repeated and chose another configuration.
 
-    The trials of the arm are split at random into two halves, as if they were two searches. The best finalist is chosen
-    in its half. In the other half the finalist of rank 2 is chosen if it is there, which has a probability of about
-    1/2, else that of rank 3, and so on; the last finalist stands for all trials below. The expected square of the
-    difference of the two chosen scores is twice the variance of a search with half as many trials, so the variance of
-    the whole search is rather smaller. What this square would be if all finalists were equally good, and differed by
-    the luck of seeds and patients only, is subtracted.
+    Another search is a bootstrap sample of the N trials of the arm, and chooses the best trial that it holds (see
+    `chances`). Finalists are ranked by their means over fresh seeds, and other trials follow in the order of their
+    scores in the sweep. The variance of the score that is chosen is divided by 1 - sum of squared chances, as the
+    variance of a sample is divided by (n - 1) / n. It is then right on average for a score that does not depend on the
+    rank, and rather too large for the score that chooses, whose best trials are closer to each other than the others.
+    What this variance would be if all trials were equally good, and differed by the luck of seeds and patients only, is
+    subtracted.
 
     Args:
         finalists: scores of each finalist on the seeds and patients among which one was chosen. Replicates may be
             empty; then the luck of patients is not subtracted, and the result is rather too large.
-        trials: number N of complete trials among which the finalists were chosen.
+        others: scores of the other complete trials in the sweep, with a single seed. They are ordered by the score that
+            chooses, best first, and were measured on the same patients.
         chosen_by: mean of each finalist in the score by which the arm's configuration was chosen, if this is another.
 
     Returns:
-        The variance, which is not below 0. It is NaN if there is one finalist of several trials, because its rivals
-        are unknown.
+        The variance, which is not below 0, and the degrees of freedom that it has for normal scores that do not depend
+        on the rank. The variance is NaN if there is one finalist of several trials, because its rivals are unknown.
 
     Raises:
-        ValueError: there are more finalists than trials, or a finalist has fewer than two seeds.
+        ValueError: there is no finalist, or a finalist has fewer than two seeds.
     """
-    if not 1 <= len(finalists) <= trials:
-        raise ValueError(f"{len(finalists)} finalists among {trials} trials")
-    if min(each.seeds for each in finalists) < 2:
-        raise ValueError("a finalist needs at least two seeds")
+    if not finalists or min(each.seeds for each in finalists) < 2:
+        raise ValueError(f"needs finalists with at least two seeds, got {[each.seeds for each in finalists]}")
     if len(finalists) == 1:
-        return FIXED if trials == 1 else SearchLuck(NAN, 1)
+        return FIXED if not others.size else SearchLuck(NAN, 1.0)
     mean_F = np.array([each.mean for each in finalists])
     order_F = np.argsort(-(mean_F if chosen_by is None else chosen_by), kind="stable")
-    apart = _squared_difference_of_halves(mean_F[None, order_F], trials)[0]
-    by_luck_RF = np.sort(_luck_of_finalists(finalists), axis=1)[:, ::-1]
-    by_luck = _squared_difference_of_halves(by_luck_RF, trials).mean()
-    return SearchLuck(max(float(apart - by_luck) / 2, 0.0), len(finalists) - 1)
+    value_N = np.concatenate([mean_F[order_F], others])
+    luck_RN = _luck_of_trials(finalists, others.size, is_ranked=chosen_by is None)
+    variance = variance_of_choice(value_N[None])[0] - variance_of_choice(luck_RN).mean()
+    return SearchLuck(max(float(variance), 0.0), degrees_of_choice(value_N.size))
 
 
-def _squared_difference_of_halves(value_RF: Floats, trials: int) -> Floats:
-    """Returns the expected squared difference of what two halves of the trials choose, for each row of the values of
-    ranked finalists, shape (R,).
+def chances(trials: int) -> Floats:
+    """Returns how probably each of N ranks, from the best on, is the best in a bootstrap sample of N trials.
+
+    All N draws have at least rank r with a probability of (1 - (r - 1) / N)^N.
     """
-    expected_R, remaining = np.zeros(len(value_RF)), 1.0
-    last = value_RF.shape[1] - 1
-    for place in range(1, last + 1):
-        in_other_half = 1.0 if place == last else trials / 2 / (trials - place)
-        expected_R += remaining * in_other_half * np.square(value_RF[:, place] - value_RF[:, 0])
-        remaining *= 1 - in_other_half
-    return expected_R
+    not_better_N1 = (1 - np.arange(trials + 1) / trials) ** trials
+    return -np.diff(not_better_N1)
 
 
-NUM_LUCK: Final = 4000  # drawn deviations; the mean of their variances is then exact to about 2 %
+def variance_of_choice(value_RN: Floats) -> Floats:
+    """Returns the variance of what a search chooses, for each row of values of its trials, from the best rank on, as
+    `search_luck` explains it, shape (R,).
+    """
+    chance_N = chances(value_RN.shape[1])
+    spread_R = np.square(value_RN - (value_RN @ chance_N)[:, None]) @ chance_N
+    variance_R: Floats = spread_R / (1 - chance_N @ chance_N)
+    return variance_R
 
 
-def _luck_of_finalists(finalists: Sequence[SeedScores]) -> Floats:
-    """Draws deviations of the finalists' mean scores as seeds and patients cause them, shape (R, F)."""
+def degrees_of_choice(trials: int) -> float:
+    """Returns the degrees of freedom of `variance_of_choice` for independent normal values.
+
+    It is a quadratic form with the matrix A = diag(p) - p p' of the chances p, which has tr(A)² / tr(A²) degrees.
+    """
+    p = chances(trials)
+    matrix = np.diag(p) - np.outer(p, p)
+    return float(np.trace(matrix) ** 2 / np.square(matrix).sum())
+
+
+NUM_LUCK: Final = 2000  # drawn deviations; the mean of their variances is then exact to about 2 %
+
+
+def _luck_of_trials(finalists: Sequence[SeedScores], others: int, is_ranked: bool) -> Floats:
+    """Draws deviations of finalists and other trials that are all equally good, as seeds and patients cause them.
+
+    Args:
+        is_ranked: whether the score itself chooses, so that the luckiest trials are finalists.
+
+    Returns:
+        luck_RN: R draws, in the order of `search_luck`.
+    """
     generator = np.random.default_rng(0)
-    error_F = np.sqrt([each.variance_of_mean for each in finalists])
-    luck_RF = generator.standard_normal((NUM_LUCK, len(finalists))) * error_F
-    replicate_RF = np.stack([each.replicate_RK.mean(axis=1) for each in finalists], axis=1)
-    replicate_RF = replicate_RF[np.isfinite(replicate_RF).all(axis=1)]
-    if len(replicate_RF) >= MIN_REPLICATES:
-        deviation_RF = replicate_RF - replicate_RF.mean(axis=0)
-        luck_RF += deviation_RF[generator.integers(0, len(deviation_RF), NUM_LUCK)]
-    return luck_RF
+    num, all_trials = len(finalists), len(finalists) + others
+    luck_RF = generator.standard_normal((NUM_LUCK, num)) * np.sqrt([each.variance_of_mean for each in finalists])
+    single_variance = float(np.mean([each.variance_of_mean * each.seeds for each in finalists]))
+    replicates = [each.replicate_RK for each in finalists]
+    defined_R = np.isfinite(np.concatenate(replicates, axis=1)).all(axis=1)
+    if defined_R.sum() >= MIN_REPLICATES:
+        # What patients do to all finalists alike does not change which is chosen.
+        mean_RF = np.stack([each_RK[defined_R].mean(axis=1) for each_RK in replicates], axis=1)
+        shared_R1 = mean_RF.mean(axis=1, keepdims=True)
+        own_RF = mean_RF - shared_R1
+        own_RF -= own_RF.mean(axis=0)
+        luck_RF += own_RF[generator.integers(0, len(own_RF), NUM_LUCK)]
+        single_variance += float(
+            np.mean([(each_RK[defined_R] - shared_R1).var(axis=0, ddof=1).mean() for each_RK in replicates])
+        )
+    single_RN = generator.standard_normal((NUM_LUCK, all_trials)) * single_variance**0.5
+    if is_ranked:
+        luck_RF, single_RN = (-np.sort(-luck, axis=1) for luck in (luck_RF, single_RN))
+    return np.concatenate([luck_RF, single_RN[:, num:]], axis=1)
 
 
 @dataclass(frozen=True)

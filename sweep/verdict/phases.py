@@ -18,6 +18,7 @@ from sweep.picking.candidates import Candidates
 from sweep.space.space import SHARED
 from sweep.storage.layout import SweepFolder
 from sweep.types import Record
+from sweep.verdict.finalists import label_of
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.protocol import Protocol
 
@@ -53,7 +54,7 @@ def choosing(protocol: Protocol, trials: Candidates) -> tuple[Phase, dict[str, t
     configs, arm_of = {}, {}
     for arm, numbers in protocol.finalists.items():
         for number in numbers:
-            label = f"{arm}-{number}"
+            label = label_of(arm, number)
             configs[label], arm_of[label] = trials.config_of(trials.trial(number)), (arm, number)
     return Phase(CHOOSE, configs, protocol.choose_seeds), arm_of
 

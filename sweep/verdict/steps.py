@@ -160,11 +160,14 @@ def confirm(
     confirmation = Confirmation(trials, folder, protocol, store, words, console)
 
     choosing, arm_of = phases.choosing(protocol, trials)
-    status, _, records = confirmation.train(choosing)
+    status, chosen_from, records = confirmation.train(choosing)
     if status:
         return status
     results = finalists.results_of(records, arm_of, protocol.goal)
-    luck = {goal: finalists.luck_of(records, arm_of, goal, protocol) for goal in protocol.goals()}
+    evaluation, train_rows = _evaluation(trials, protocol), store.rows("train", trials.cohort.fold)
+    scorer = PartScorer(store, store.rows("val", trials.cohort.fold), evaluation, protocol.goals(), train_rows)
+    on_validation = _scores(confirmation, chosen_from, records, phases.CHOOSE, scorer)
+    luck = {goal: finalists.luck_of(results, on_validation, trials.records, goal, protocol) for goal in protocol.goals()}
     chosen = finalists.choose(results, len(protocol.choose_seeds))
     training = phases.training(protocol, trials, chosen, store.facts.tasks)
     status, trained, records = confirmation.train(training)
@@ -174,7 +177,6 @@ def confirm(
     _require_all(training, records, trained)
     ledger.open(protocol.hash, protocol.sweep, command, user_name(), again)
     rows = store.rows("test")
-    evaluation, train_rows = _evaluation(trials, protocol), store.rows("train", trials.cohort.fold)
     scorer = PartScorer(store, rows, evaluation, protocol.goals(), train_rows)
     scores = _scores(confirmation, trained, records, "test", scorer)
     verdict = judge(protocol, scores, patients_of(store, rows), luck)
