@@ -12,7 +12,7 @@ from typing import Final
 from mmpkd.command import command_line, plain_console
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.interrupt import exit_process, requests_end_the_driver
-from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
+from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options, redact_passwords
 from sweep.picking.candidates import read_candidates
 from sweep.storage.continuation import CHANGEABLE_LEAVES
 from sweep.storage.reader import check_exists
@@ -98,7 +98,7 @@ def main(words: Sequence[str]) -> None:
     if trials.sweep.running:
         raise UserError(f"the sweep {options['name']} still runs; wait for its end, or stop it: python -m sweep.stop")
     places = [f"{key}={options[key]}" for key in ("storage", "cache", "tracking") if options[key]]
-    command = join(["python", "-m", "sweep.confirm", *words])
+    command = join(["python", "-m", "sweep.confirm", *map(redact_passwords, words)])
     exit_process(confirm(trials, wanted, (*places, *passed_on), options, command, console))
 
 

@@ -46,6 +46,7 @@ from sweep.verdict.results.page import page_of
 from sweep.verdict.results.pictures import pictures
 from sweep.verdict.results.record import Circumstances, content_of, dumped
 from sweep.verdict.results.show import show_power, show_price, show_protocol, show_verdict
+from sweep.verdict.results.tracked import event_of, track
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def confirm(
     folder.verdict_page.write_bytes(page_of(protocol, verdict, circumstances, trials, drawn))
     folder.verdict.write_bytes(dumped(content_of(protocol, verdict, circumstances)))
     show_verdict(protocol, verdict, folder, console)
+    track(event_of(protocol, verdict, circumstances, folder), confirmation.options(training.name), console)
     return 0
 
 

@@ -42,7 +42,7 @@ def page_of(
         "<h2>Differences</h2>",
         *(_differences(protocol, verdict, goal) for goal in protocol.goals()),
         f'<p class="note">{escape(CAUTION)}</p>',
-        f"{_contrasts(verdict)}",
+        _contrasts(protocol, verdict),
         "<h2>Students</h2>",
         *(_students(protocol, verdict, goal) for goal in protocol.goals()),
         f"<h2>Validation and test</h2>{_optimism(protocol, verdict, circumstances, trials)}",
@@ -99,18 +99,17 @@ def _differences(protocol: Protocol, verdict: Verdict, goal: str) -> str:
     return f"<figure>{rows_figure(rows, f'difference of {goal}', [(0.0, 'no difference')])}</figure>"
 
 
-def _contrasts(verdict: Verdict) -> str:
+def _contrasts(protocol: Protocol, verdict: Verdict) -> str:
     adjusted = {answer.key: answer.decision.adjusted_p for answer in verdict.answers}
     lines = [
-        ["score", "of", "against", "difference", "95 % interval", "p", "p (Holm)", "errors: patients, seeds, search"]
+        ["difference of", "score", "difference", "95 % interval", "p", "p (Holm)", "errors: patients, seeds, search"]
     ]
     for key, each in _all(verdict).items():
         parts = (each.patient_variance, sum(each.seed_variance), sum(each.search_variance))
         lines.append(
             [
+                in_words(key, protocol),
                 key.goal,
-                key.treated,
-                MAPS.get(key.reference, key.reference),
                 f"{each.difference:+.3f}",
                 "not known" if each.reason else f"{each.low:+.3f} to {each.high:+.3f}",
                 "-" if each.reason else p_value(each.p),
