@@ -159,7 +159,8 @@ def rows_to_score(store: Store, home: Home, own_fold: int, part: str, fold: int)
             reason = "the student was trained on this cohort: scores on its training part would be too high, and its"
             raise ConfigError.at("part", f"{reason} test part is sealed; use part=val")
         return store.rows("val", own_fold)
-    refuse_seen(home, store)
+    advice = "remove their patients, or name the student's own cohort, whose validation part is scored"
+    refuse_seen(home, store, advice)
     if part in ("", "all"):
         return np.arange(len(store.sample_ids))
     rows = store.rows(cast(Part, part), fold)

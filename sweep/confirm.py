@@ -39,6 +39,8 @@ same command again continues.
                  arms have complete trials]
   choose_seeds=N fresh seeds on which the finalists run                     [5]
   seeds=N        further seeds of the chosen [5, or 10 above 300 test patients]
+  external=FILE  scores the students on another cohort as well, which is read
+                 from the section `cohort` of a YAML file
   again=true     opens the test part although an earlier confirmation has
   new=true       begins a new confirmation with another protocol
   storage=runs, cache=cache, tracking=URI   as given to sweep.run
@@ -59,13 +61,14 @@ above; 130 stopped before the end, the same command continues
 """
 DEFAULTS: Final[Mapping[str, str]] = {
     **{key: "" for key in ("name", "goal", "localisation", "arms", "difference", "finalists")},
-    **{key: "" for key in ("choose_seeds", "seeds", "tracking")},
+    **{key: "" for key in ("choose_seeds", "seeds", "tracking", "external")},
     **{"storage": DEFAULT_STORAGE, "cache": DEFAULT_CACHE, "plan": "false", "again": "false", "new": "false"},
 }
 
 
 # Keys of sweep.run that the trainings take over. They change no training, or say where its files are.
 PASSED_ON: Final = (*set(CHANGEABLE_LEAVES) - {"search.trials", "search.plateau", "search.keep"}, "scratch", "patience")
+MOST: Final = 1000  # seeds of the choice and of the training are as far apart
 POSITIVE: Final = ("finalists", "choose_seeds", "seeds")  # options that are whole numbers
 
 
@@ -96,7 +99,8 @@ def main(words: Sequence[str]) -> None:
     console = plain_console(highlight=False)
     trials = read_candidates(storage.sweep(options["name"]))
     if trials.sweep.running:
-        raise UserError(f"the sweep {options['name']} still runs; wait for its end, or stop it: python -m sweep.stop")
+        stop = join(["python", "-m", "sweep.stop", options["name"], f"storage={options['storage']}"])
+        raise UserError(f"the sweep {options['name']} still runs; wait for its end, or stop it:\n  {stop}")
     places = [f"{key}={options[key]}" for key in ("storage", "cache", "tracking") if options[key]]
     command = join(["python", "-m", "sweep.confirm", *map(redact_passwords, words)])
     exit_process(confirm(trials, wanted, (*places, *passed_on), options, command, console))
@@ -107,16 +111,16 @@ def _wanted(options: Mapping[str, str], mistakes: list[Mistake]) -> Wanted:
     numbers: dict[str, int | None] = {}
     for key in POSITIVE:
         text, least = options[key], 1 if key == "finalists" else MIN_SEEDS
-        numbers[key] = int(text) if text.isdecimal() and int(text) >= least else None
+        numbers[key] = int(text) if text.isdecimal() and least <= int(text) <= MOST else None
         if text and numbers[key] is None:
-            mistakes.append(Mistake(key, f"wants a whole number of at least {least}, got {text!r}"))
+            mistakes.append(Mistake(key, f"wants a whole number from {least} to {MOST}, got {text!r}"))
     difference = None
     if text := options["difference"]:
         with suppress(ValueError):
             difference = float(text)
         if difference is None or not 0 < difference < 1:
             mistakes.append(Mistake("difference", f"wants a number between 0 and 1, such as 0.05, got {text!r}"))
-    arms = tuple(filter(None, options["arms"].split(",")))
+    arms = tuple(dict.fromkeys(filter(None, options["arms"].split(","))))
     return Wanted(options["goal"] or None, options["localisation"] or None, arms or None, difference, **numbers)
 
 

@@ -58,7 +58,7 @@ FLOORS = {
         {"reports", "teachers"},
         {"summary", "front_files"},
         {"reports.final", "interim"},
-        {"driver", "picking"},
+        {"driver", "picking", "external"},
         {"verdict"},
         {"run", "status", "stop", "clean", "pick", "confirm"},
     ),

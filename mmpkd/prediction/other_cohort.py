@@ -94,8 +94,11 @@ def prepared(
     return store if depth_of(store.manifest) == home.depth else prepare(home.depth)
 
 
-def refuse_seen(home: Home, store: Store) -> None:
+def refuse_seen(home: Home, store: Store, advice: str = "remove their patients from it") -> None:
     """Checks that a cohort shares no image with the cohort of the students.
+
+    Args:
+        advice: what the user can do.
 
     Raises:
         ConfigError: it does.
@@ -103,5 +106,4 @@ def refuse_seen(home: Home, store: Store) -> None:
     if known := int(np.isin(store.digests(), home.seen).sum()):
         problem = f"{known} of its {len(store.sample_ids)} images are images of the student's own cohort as well"
         problem += " (in its training, validation or test part)"
-        advice = "remove their patients, or name the student's own cohort, whose validation part is scored"
         raise ConfigError.at("cohort", f"{problem}: {advice}")

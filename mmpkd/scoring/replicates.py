@@ -38,6 +38,7 @@ class PartScorer:
         goals: the scores, by the names that a sweep gives them, such as `val/auroc`.
         train_rows: training samples; their mean ROI is a baseline.
         labels: labels of the samples in the layout of the students' logits, if their tasks are not those of the store.
+        train_store: the cohort of `train_rows`, if it is another one with the same ROI labels.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class PartScorer:
         goals: Sequence[str],
         train_rows: NDArray[np.int64] | None = None,
         labels: Labels | None = None,
+        train_store: Store | None = None,
     ):
         self._store, self._rows, self._config, self._goals = store, rows, config, goals
-        self._train_rows, self._labels = train_rows, labels
+        self._train_rows, self._labels, self._train_store = train_rows, labels, train_store
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._evaluators: dict[tuple[int, int], Evaluator] = {}
         self._weight_RN = stats.patient_weights(store.patient_N[rows], REPLICATES)
@@ -100,6 +102,7 @@ class PartScorer:
                 self._labels,
                 REPLICATES,
                 goals=self._goals,
+                train_store=self._train_store,
             )
         return self._evaluators[grid]
 

@@ -60,6 +60,7 @@ class Evaluator:
         reads: names of the images that the student reads.
         goals: the scores of GOALS that `score_goals` computes, where the samples have them.
         record: whether to record the forward pass as a CUDA graph; `device` is a GPU then.
+        train_store: the cohort of `train_rows`, if it is another one with the same ROI labels.
 
     Attributes:
         scored: logits and maps, as `predict` returns them, of the last student that was scored completely; None if
@@ -79,8 +80,10 @@ class Evaluator:
         reads: Sequence[str] = (IMAGE,),
         goals: Sequence[str] = GOALS,
         record: bool = False,
+        train_store: Store | None = None,
     ) -> None:
         self.store, self.rows, self.train_rows, self.replicates = store, rows, train_rows, replicates
+        self.train_store = train_store or store
         labels = labels or Labels(store.facts.tasks, store.target_NK[rows], store.known_NK[rows])
         self.tasks, self.target_NK, self.known_NK = labels
         self.map = MAPS[config.map]()
@@ -116,7 +119,7 @@ class Evaluator:
         """The mean ROI of the training samples, if the ROIs of training samples may be read."""
         if self.regions is None or self.train_rows is None:
             return None
-        return baselines.mean_roi_of(self.store, self.train_rows, self.regions.grid, self.union or self.one_map)
+        return baselines.mean_roi_of(self.train_store, self.train_rows, self.regions.grid, self.union or self.one_map)
 
     @cached_property
     def fixed(self) -> dict[str, float]:
@@ -128,7 +131,8 @@ class Evaluator:
         if self.regions is not None:
             train_rows = None if self.train_rows is None else self.train_rows.tolist()
             maps = self.regions.grid, self.union, self.one_map, self.foreground_NHW is None, self.regions.image_P.device
-            key = fingerprint([self.store.fingerprint, self.rows.tolist(), train_rows, *maps])
+            stores = self.store.fingerprint, self.train_store.fingerprint
+            key = fingerprint([*stores, self.rows.tolist(), train_rows, *maps])
             if key not in BASELINES:
                 BASELINES[key] = _prefixed(self._of_baselines(self.regions))
             fixed |= BASELINES[key]

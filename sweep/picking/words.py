@@ -67,7 +67,7 @@ def neighbours(trials: Candidates, picked: Pick) -> Table:
     baseline = best_of([record for record in ordered if record.arm == BASELINE_ARM], picked.rule)
     if baseline is not None:
         marks.setdefault(baseline.number, []).append(f"best of arm {BASELINE_ARM}")
-    marks.setdefault(picked.trial.number, []).insert(0, "picked")
+    marks.setdefault(picked.trial.number, []).insert(0, "the pick")
     eligible = {record.number for record in picked.choice.eligible}
     goals = [*dict.fromkeys([*picked.rule.goals, *trials.sweep.goals])]
     table = Table("trial", "arm", *goals, "", **PLAIN)

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -57,11 +57,6 @@ class SweepFolder:
     def shared(self) -> Place:
         """The sweep's place that every machine sees: the address, or this folder."""
         return self.address or Place("", str(self.path))
-
-    @property
-    def beside(self) -> Place:
-        """The folder of all sweeps, in which this one lies, at the place that every machine sees."""
-        return replace(self.shared, path=str(Path(self.shared.path).parent))
 
     @property
     def name(self) -> str:

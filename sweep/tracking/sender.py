@@ -148,7 +148,7 @@ class EventSender:
                     self._send_from(self._folder.shared, name, runs.run(event.number))
             case VerdictWritten():
                 for name in event.paths:
-                    self._send_from(self._folder.beside, name, runs.run(None))
+                    self._send_from(self._folder.shared.parent, name, runs.run(None))
             case SweepSummarized():
                 self._delete_files(self._files.keys() - set(map(int, event.marks)) - self._deleted)
 

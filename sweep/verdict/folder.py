@@ -58,6 +58,11 @@ class ConfirmationFolder:
         """The verdict for programs."""
         return self.place.child("verdict.json")
 
+    @property
+    def external(self) -> Place:
+        """Which external cohort is scored, so that the same command without it continues."""
+        return self.place.child("external.yaml")
+
     def space(self, phase: str) -> Place:
         """Returns the file with the search space of a phase."""
         return self.place.child(f"{phase}.yaml")
@@ -67,7 +72,7 @@ class ConfirmationFolder:
         return f"{self.sweep.name}-{self.label}-{phase}"
 
     def scores(self, part: str, number: int) -> Place:
-        """Returns the file with the scores of the student of a trial on a part: `test` or `external`."""
+        """Returns the file with the scores of the student of a trial on `test`, or on `external-` and a fingerprint."""
         return self.place.child(f"scores/{part}-{number}.json")
 
     @property

@@ -20,6 +20,7 @@ from sweep.transfer.refusals import in_words
 
 FOLDER: Final = "ledger"  # in the cache
 SHOWN_DIGITS: Final = 12  # of a hash
+TEST_PART: Final = "the test part of this cohort"
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,22 @@ class Ledger:
 
     Attributes:
         file: a line of sealed JSON for each opening.
+        part: what is opened, in words.
     """
 
     file: Place
+    part: str = TEST_PART
 
     @classmethod
-    def of(cls, cache: Place, source: str) -> Ledger:
+    def of(cls, cache: Place, source: str, part: str = TEST_PART) -> Ledger:
         """Returns the ledger of a data set.
 
         Args:
             source: the hash that is equal for stores that may share patients (`student_file.source_of`), so that
                 another image size of the same patients is no other cohort.
+            part: what is opened, in words.
         """
-        return cls(cache.child(f"{FOLDER}/{source}.jsonl"))
+        return cls(cache.child(f"{FOLDER}/{source}.jsonl"), part)
 
     def read(self) -> list[Opening]:
         """Returns all openings, oldest first.
@@ -99,21 +103,21 @@ class Ledger:
         openings = self.read()
         if any(opening.protocol == protocol for opening in openings):
             return
-        refuse_second_opening(openings, again)
+        refuse_second_opening(openings, again, self.part)
         time = datetime.now(UTC).isoformat(timespec="seconds")
         lines = [*openings, Opening(protocol, sweep, time, command, user)]
         self.file.write_bytes("".join(f"{sealed(asdict(line))}\n" for line in lines).encode())
 
 
-def refuse_second_opening(openings: Sequence[Opening], again: bool) -> None:
-    """Checks that no other confirmation has opened the test part, before hours are spent.
+def refuse_second_opening(openings: Sequence[Opening], again: bool, part: str = TEST_PART) -> None:
+    """Checks that no other confirmation has opened what is sealed, before hours are spent.
 
     Raises:
         ConfigError: another one has, and `again` is not set.
     """
     if openings and not again:
         listed = "\n".join(f"    {opening}" for opening in openings)
-        problem = f"the test part of this cohort was opened before:\n{listed}\n  A result on it now is no longer blind"
+        problem = f"{part} was opened before:\n{listed}\n  A result on it now is no longer blind"
         raise ConfigError.at("again", f"{problem}; again=true opens it all the same, and the verdict will say so")
 
 

@@ -13,9 +13,10 @@ import yaml
 from scipy.optimize import brentq
 
 from mmpkd.config import TrialConfig
-from mmpkd.types import ConfigError, Task
+from mmpkd.types import ConfigError, Task, UserError
 from sweep.picking.candidates import Candidates
 from sweep.space.space import SHARED
+from sweep.storage.layout import SweepFolder
 from sweep.types import Record
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.protocol import Protocol
@@ -176,3 +177,19 @@ def refuse_reserved(arms: Sequence[str]) -> None:
     if names := [arm for arm in arms if arm.endswith((f"-{SHUFFLED}", f"-{SMOOTHED}"))]:
         problem = f"{', '.join(names)}: confirm makes controls of these names itself; leave the arm out with arms=..."
         raise ConfigError.at("arms", problem)
+
+
+def require_own(phase: Phase, records: Sequence[Record], folder: SweepFolder) -> None:
+    """Checks that the trials of a folder are those of a phase. An earlier sweep of the same name may have left it.
+
+    Raises:
+        UserError: a trial has another configuration.
+    """
+    for record in records:
+        wanted = phase.configs.get(record.arm)
+        config = TrialConfig.model_validate_json(record.config)
+        changes = {"seed": config.seed, "cohort": config.cohort}  # which the runs of a configuration change
+        is_own = wanted is not None and config.seed in phase.seeds
+        if not (is_own and wanted and wanted.model_copy(update=changes).fingerprint() == config.fingerprint()):
+            problem = f"{folder} holds trainings of another confirmation (trial {record.number} of arm {record.arm})"
+            raise UserError(f"{problem}; move it away, and run the same command again")

@@ -49,6 +49,8 @@ class Wanted:
 class Protocol(Strict):
     """What a confirmation compares, and how."""
 
+    LATER = ("external",)
+
     sweep: str  # name of the sweep
     sweep_id: str  # its identity, which another sweep of the same name does not have
     cohort: str  # fingerprint of the prepared cohort
@@ -64,6 +66,7 @@ class Protocol(Strict):
     controls: Mapping[str, str]  # the arm that each control belongs to, by the name of the control
     test_patients: Positive
     after: str = ""  # hash of the protocol of the confirmation before this one
+    external: str = ""  # fingerprint of the external cohort on which the students are scored as well, if any
 
     @property
     def hash(self) -> str:

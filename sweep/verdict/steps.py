@@ -6,22 +6,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.command import warn
+from mmpkd.config import EvaluationConfig
 from mmpkd.export.student_file import source_of
 from mmpkd.scoring.patients import rarer_class
 from mmpkd.scoring.replicates import PartScorer, Scored
+from mmpkd.scoring.validation import Labels
 from mmpkd.types import ConfigError, UserError
 from sweep.driver import run_sweep
+from sweep.external import ExternalCohort, external_cohort, section_of
 from sweep.options import RunOptions, read_run_options
 from sweep.picking.candidates import Candidates
 from sweep.plan.plan import plan
@@ -44,7 +48,7 @@ from sweep.verdict.proposal import frozen, propose
 from sweep.verdict.protocol import Protocol, Wanted, freeze, frozen_at
 from sweep.verdict.results.page import page_of
 from sweep.verdict.results.pictures import pictures
-from sweep.verdict.results.record import Circumstances, content_of, dumped
+from sweep.verdict.results.record import Circumstances, External, content_of, dumped
 from sweep.verdict.results.show import show_power, show_price, show_protocol, show_verdict
 from sweep.verdict.results.tracked import event_of, track
 
@@ -78,6 +82,7 @@ class Confirmation:
         phases.write_space(phase, self.trials, self.folder)
         options = self.options(phase.name)
         records, status = _records(options.folder), 0
+        phases.require_own(phase, records, options.folder)
         if not finalists.has_ended(records, list(phase.configs), len(phase.seeds)):
             space, mistakes = load_space(options.space, options.overrides)
             planned = plan(space, mistakes) if space else None
@@ -129,17 +134,30 @@ def confirm(
     if options["new"] == "true" and folder.protocol.exists():
         folder = folder.next
     protocol = frozen(trials, wanted, folder, store) or propose(trials, wanted, folder, store)
+    external = _external(options["external"], protocol, folder, trials, store, run_options)
+    if external and not folder.protocol.exists():
+        protocol = protocol.model_copy(update={"external": external.store.fingerprint})
     ledger = Ledger.of(cache, source_of(store.manifest))
     others, is_frozen = ledger.others(protocol.hash), folder.protocol.exists()
     is_plan = options["plan"] == "true"
     if not (is_frozen or is_plan):
         refuse_second_opening(others, again)
+    external_ledger = None
+    if external:
+        external_ledger = Ledger.of(cache, external.source, f"the external cohort {external.name}")
+        if not is_plan and protocol.hash not in [opening.protocol for opening in external_ledger.read()]:
+            refuse_second_opening(external_ledger.read(), again, external_ledger.part)
+    if not (is_frozen or is_plan):
         freeze(protocol, folder)
     show_protocol(protocol, folder, others, is_frozen or not is_plan, console)
     show_price(protocol, trials, console)
     show_power(protocol, trials, store, console)
+    if external:
+        console.print(f"external cohort: {external.name}", *external.notes(protocol.localisation, store), sep="\n  ")
     if is_plan:
         return 0
+    if external:
+        _save(external, folder)
     confirmation = Confirmation(trials, folder, protocol, store, words, console)
 
     choosing, arm_of = phases.choosing(protocol, trials)
@@ -157,13 +175,23 @@ def confirm(
     _require_all(training, records, trained)
     ledger.open(protocol.hash, protocol.sweep, command, user_name(), again)
     rows = store.rows("test")
-    verdict = judge(protocol, _scores(confirmation, trained, records, rows), patients_of(store, rows), luck)
+    evaluation, train_rows = _evaluation(trials, protocol), store.rows("train", trials.cohort.fold)
+    scorer = PartScorer(store, rows, evaluation, protocol.goals(), train_rows)
+    scores = _scores(confirmation, trained, records, "test", scorer)
+    verdict = judge(protocol, scores, patients_of(store, rows), luck)
     versions = {**library_versions(), "commit": code_commit()}
     circumstances = Circumstances(frozen_at(folder), results, chosen, records, ledger.read(), command, versions)
+    if external and external_ledger:
+        external_ledger.open(protocol.hash, protocol.sweep, command, user_name(), again)
+        scores = _scores_elsewhere(confirmation, trained, records, external)
+        elsewhere = judge(protocol, scores, patients_of(external.store, external.rows, external.labels), luck)
+        notes = external.notes(protocol.localisation, store)
+        outside = External(external.name, bool(protocol.external), elsewhere, notes, external_ledger.read())
+        circumstances = replace(circumstances, external=outside)
     drawn = pictures(store, trained, records, rows)
     folder.verdict_page.write_bytes(page_of(protocol, verdict, circumstances, trials, drawn))
     folder.verdict.write_bytes(dumped(content_of(protocol, verdict, circumstances)))
-    show_verdict(protocol, verdict, folder, console)
+    show_verdict(protocol, verdict, circumstances.external, folder, console)
     track(event_of(protocol, verdict, circumstances, folder), confirmation.options(training.name), console)
     return 0
 
@@ -183,10 +211,15 @@ def _require_all(phase: Phase, records: Sequence[Record], folder: SweepFolder) -
         raise UserError(f"{problem}\n  see {folder.errors}, and begin a new confirmation with new=true")
 
 
-def patients_of(store: Store, rows: NDArray[np.int64]) -> Patients:
-    """Returns how many patients among the samples decide each score."""
+def patients_of(store: Store, rows: NDArray[np.int64], labels: Labels | None = None) -> Patients:
+    """Returns how many patients among the samples decide each score.
+
+    Args:
+        labels: labels of the samples, if the students' tasks are not those of the store.
+    """
     patient_N = store.patient_N[rows]
-    rarer_K = rarer_class(store.target_NK[rows], store.known_NK[rows], patient_N)
+    target_NK, known_NK = labels[1:] if labels else (store.target_NK[rows], store.known_NK[rows])
+    rarer_K = rarer_class(target_NK, known_NK, patient_N)
     rarer_K = rarer_K[rarer_K > 0]
     with_roi = [bool(store.rois(int(row))) for row in rows]
     return Patients(
@@ -194,19 +227,67 @@ def patients_of(store: Store, rows: NDArray[np.int64]) -> Patients:
     )
 
 
-def _scores(
-    confirmation: Confirmation, trained: SweepFolder, records: Sequence[Record], rows: np.ndarray
+def _external(
+    file: str, protocol: Protocol, folder: ConfirmationFolder, trials: Candidates, store: Store, options: RunOptions
+) -> ExternalCohort | None:
+    """Returns the external cohort that the command line names, else the one that the confirmation has already, if any.
+
+    Raises:
+        UserError: it cannot be scored, or the confirmation has another one.
+    """
+    saved = yaml.safe_load(folder.external.read_bytes()) if folder.external.exists() else {}
+    expected = protocol.external or saved.get("fingerprint", "")
+    section = section_of(file) if file else saved.get("cohort")
+    if section is None:
+        if expected:
+            raise ConfigError.at("external", f"the protocol names the external cohort {expected}; give its file")
+        return None
+    external = external_cohort(section, store, _evaluation(trials, protocol), options)
+    if expected and external.store.fingerprint != expected:
+        problem = f"this confirmation has the external cohort {expected}, got {external.store.fingerprint}"
+        raise ConfigError.at("external", f"{problem}; put its data back, or begin a new confirmation with new=true")
+    return external
+
+
+def _save(external: ExternalCohort, folder: ConfirmationFolder) -> None:
+    content = {"fingerprint": external.store.fingerprint, "cohort": external.config.model_dump(mode="json")}
+    folder.external.write_bytes(yaml.safe_dump(content, sort_keys=False).encode())
+
+
+def _evaluation(trials: Candidates, protocol: Protocol) -> EvaluationConfig:
+    """Returns how the students are scored, which is the same for all trials of a sweep."""
+    return trials.config_of(trials.trial(protocol.finalists[protocol.reference][0])).evaluation
+
+
+def _scores_elsewhere(
+    confirmation: Confirmation, trained: SweepFolder, records: Sequence[Record], external: ExternalCohort
 ) -> dict[str, dict[str, SeedScores]]:
-    """Returns the scores of the students on the test part, by arm, in the order of their seeds."""
-    protocol, store = confirmation.protocol, confirmation.store
-    evaluation = confirmation.trials.config_of(records[0]).evaluation
-    train_rows = store.rows("train", confirmation.trials.cohort.fold)
-    scorer = PartScorer(store, rows, evaluation, protocol.goals(), train_rows)
+    """Returns the scores of the students on all patients of the external cohort, like `_scores`. The mean ROI of their
+    own training patients is a map that ignores the image there as well.
+    """
+    protocol, store, trials = confirmation.protocol, confirmation.store, confirmation.trials
+    train_rows = store.rows("train", trials.cohort.fold) if external.shares_regions(store) else None
+    scorer = PartScorer(
+        external.store,
+        external.rows,
+        _evaluation(trials, protocol),
+        protocol.goals(),
+        train_rows,
+        external.labels,
+        store,
+    )
+    return _scores(confirmation, trained, records, f"external-{external.store.fingerprint}", scorer)
+
+
+def _scores(
+    confirmation: Confirmation, trained: SweepFolder, records: Sequence[Record], part: str, scorer: PartScorer
+) -> dict[str, dict[str, SeedScores]]:
+    """Returns the scores of the students on a part, by arm, in the order of their seeds."""
     scores: dict[str, list[dict[str, Scored]]] = {}
     for record in sorted(records, key=lambda record: record.turn):
         if record.state != "complete":
             continue
-        file = confirmation.folder.scores("test", record.number)
+        file = confirmation.folder.scores(part, record.number)
         if not (content := read_sealed_at(file)):
             scored = scorer.score(read_student(trained, record.number).student)
             content = {

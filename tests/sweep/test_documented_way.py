@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import optuna
 import pandas as pd
@@ -107,7 +108,9 @@ def test_the_documented_side_trains_and_validates_as_many_images() -> None:
 def test_the_documented_side_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the tests' own Ray, of which the trial gets a core."""
     monkeypatch.setattr(ray, "init", lambda **options: None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it for the whole process
     documented_way.run_documented(BREAST, ARMS[:2], 1, 1, tmp_path, 1)
+    mlflow.set_tracking_uri(None)
     assert work_of("documented", tmp_path) == {"trials": 1, "epochs": 1}
 
 

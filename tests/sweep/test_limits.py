@@ -248,8 +248,8 @@ def test_a_sweep_that_a_limit_ended_says_how_it_goes_on_and_is_not_called_finish
     folder = tmp_path / "my runs"
     folder.mkdir()
     _, text = ran(folder, "trials=8", "search.budget_device_hours=0.001", "deadline=2099-01-01")
-    command = text.splitlines()[-1].strip()
-    words = shlex.split(command)
-    assert command.startswith("python -m sweep.run ") and f"space={folder / 'fake.yaml'}" in words
+    command = text[text.rindex("python -m sweep.run ") :]
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:3] == ["python", "-m", "sweep.run"] and f"space={folder / 'fake.yaml'}" in words
     assert words[-3:] == ["trials=8", "budget_device_hours=0.002", "deadline=null"]
     assert read_sweep(SweepFolder(folder / "fake")).state == "stopped"

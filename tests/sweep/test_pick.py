@@ -103,7 +103,7 @@ def test_the_table_fits_80_columns_and_has_the_neighbours(
     rows = [int(line.split()[0]) for line in table if line[:1].isdigit()]
     assert rows == [number for number in ordered if number in rows], "best pointing first"
     assert {chosen_by_hand(runs), int(scores(runs)["val/auroc"].idxmax()), ordered[0]} <= set(rows)
-    assert "±" in "".join(table) and "picked" in "".join(table)
+    assert "±" in "".join(table) and "the pick" in "".join(table)
 
 
 def test_without_words_the_rule_of_the_sweep_picks(runs: Path) -> None:

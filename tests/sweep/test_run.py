@@ -204,7 +204,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
     words += ["search.early_stopping={reduction: 2}"]
 
     command = [sys.executable, "-m", "tests.sweep.fake_run", *words, "trials=9"]
-    watch = interrupt(lambda: subprocess.Popen(command), tmp_path / "fake", moments=[(3, 0.1)])
+    watch = interrupt(lambda: subprocess.Popen(command), tmp_path / "fake", moments=[(0, 0), (3, 0.1)])
     assert ran(tmp_path, *words[2:], "trials=9", functions=replace(FAKE, training=logged(FAKE.training)))[0] == 0
 
     folder = tmp_path / "fake"

@@ -4,22 +4,17 @@ training, evaluation and statistics)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from mmpkd.scoring.replicates import REPLICATES
 from sweep.verdict.answer import Verdict
 from sweep.verdict.ledger import SHOWN_DIGITS
 from sweep.verdict.phases import SHUFFLED, SMOOTHED
 from sweep.verdict.protocol import Protocol
+from sweep.verdict.results.record import Circumstances
 
 
-def methods(protocol: Protocol, verdict: Verdict, frozen: str, openings: int, versions: Mapping[str, str]) -> str:
-    """Returns the paragraph.
-
-    Args:
-        frozen: when the protocol was frozen.
-        openings: how often the test part has been opened, this time included.
-    """
+def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) -> str:
+    """Returns the paragraph."""
+    openings, versions, external = len(circumstances.openings), circumstances.versions, circumstances.external
     patients, reference = verdict.patients, protocol.reference
     controls = []
     if any(control.endswith(SHUFFLED) for control in protocol.controls):
@@ -35,7 +30,8 @@ def methods(protocol: Protocol, verdict: Verdict, frozen: str, openings: int, ve
         f"trained on {len(protocol.choose_seeds)} fresh seeds, and one of each arm was chosen by its mean.",
         f"The chosen configurations were trained on {len(protocol.seeds)} further seeds"
         + (f", together with controls: {'; and '.join(controls)}." if controls else "."),
-        f"The protocol was frozen on {frozen} (SHA-256 {protocol.hash[:SHOWN_DIGITS]}), before any of these trainings.",
+        f"The protocol was frozen on {circumstances.frozen} (SHA-256 {protocol.hash[:SHOWN_DIGITS]}), before "
+        "any of these trainings.",
         f"Parts are disjoint by patient. The test part ({patients.all} patients, {patients.rarer} of the rarer class"
         f"{of_rois}) was read neither by the search nor by the choice"
         + (
@@ -52,6 +48,12 @@ def methods(protocol: Protocol, verdict: Verdict, frozen: str, openings: int, ve
         sentences.append(
             f"A gain in {protocol.localisation} is claimed only if the arm also exceeds its shuffled control and maps "
             "that ignore the image, above all the mean region of interest of the training patients."
+        )
+    if external is not None:
+        declared = "declared in the protocol" if external.is_declared else "added after the protocol was frozen"
+        sentences.append(
+            f"The same students were scored on another cohort ({external.name}, {external.verdict.patients.all} "
+            f"patients), {declared}, with the same contrasts as a family of its own."
         )
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if version and name != "commit")
     sentences.append(f"Software: {libraries}; code {versions.get('commit') or 'of an installed package'}.")

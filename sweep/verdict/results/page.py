@@ -16,7 +16,7 @@ from sweep.verdict.inference import Contrast
 from sweep.verdict.protocol import Protocol
 from sweep.verdict.results.figures import Row, rows_figure
 from sweep.verdict.results.methods import methods
-from sweep.verdict.results.record import Circumstances, validation_scores
+from sweep.verdict.results.record import Circumstances, External, validation_scores
 
 CAUTION: Final = (
     "Everything but the answers above is exploratory: it explains them, and claims nothing. Intervals cover 95 %, over "
@@ -35,8 +35,7 @@ def page_of(
     Args:
         pictures: pictures of test images under the students as HTML, or why there are none.
     """
-    openings = circumstances.openings
-    paragraph = methods(protocol, verdict, circumstances.frozen, len(openings), circumstances.versions)
+    paragraph = methods(protocol, verdict, circumstances)
     parts = [
         f"<h2>The answer</h2>{_answers(protocol, verdict)}",
         "<h2>Differences</h2>",
@@ -45,12 +44,28 @@ def page_of(
         _contrasts(protocol, verdict),
         "<h2>Students</h2>",
         *(_students(protocol, verdict, goal) for goal in protocol.goals()),
+        *([_external(protocol, circumstances.external)] if circumstances.external else []),
         f"<h2>Validation and test</h2>{_optimism(protocol, verdict, circumstances, trials)}",
         f"<h2>Where the students look</h2>{pictures}",
         f"<h2>Methods, to quote</h2><p>{escape(paragraph)}</p>",
         f"<h2>Protocol</h2>{_protocol(protocol, circumstances)}",
     ]
     return PAGE.format(name=escape(f"{protocol.sweep}: the verdict"), body="\n".join(parts)).encode()
+
+
+def _external(protocol: Protocol, external: External) -> str:
+    """Returns the section of the external cohort, with the same figures as the test part has."""
+    verdict = external.verdict
+    goals = [goal for goal in protocol.goals() if goal in verdict.scores[protocol.reference]]
+    parts = [
+        "<h2>Another cohort</h2>",
+        f"<p>{escape(' '.join(external.lines()))}</p>",
+        _answers(protocol, verdict),
+        *(_differences(protocol, verdict, goal) for goal in goals),
+        _contrasts(verdict),
+        *(_students(protocol, verdict, goal, "the other cohort") for goal in goals),
+    ]
+    return "\n".join(parts)
 
 
 def _answers(protocol: Protocol, verdict: Verdict) -> str:
@@ -125,7 +140,7 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _students(protocol: Protocol, verdict: Verdict, goal: str) -> str:
+def _students(protocol: Protocol, verdict: Verdict, goal: str, part: str = "the test part") -> str:
     arms = [
         arm for arm in (protocol.reference, *protocol.arms, *protocol.controls) if goal in verdict.scores.get(arm, {})
     ]
@@ -148,7 +163,7 @@ def _students(protocol: Protocol, verdict: Verdict, goal: str) -> str:
     ]
     lines = [f"{value:.3f} {words}" for value, words in levels]
     note = f'<p class="note">Dashed: {escape("; ".join(lines))}.</p>' if lines else ""
-    return f"<figure>{rows_figure(rows, f'{goal} on the test part, one point a seed', levels)}</figure>{note}"
+    return f"<figure>{rows_figure(rows, f'{goal} on {part}, one point a seed', levels)}</figure>{note}"
 
 
 def _optimism(protocol: Protocol, verdict: Verdict, circumstances: Circumstances, trials: Candidates) -> str:
@@ -179,8 +194,13 @@ def _protocol(protocol: Protocol, circumstances: Circumstances) -> str:
     items = {"hash (SHA-256)": protocol.hash, "frozen": circumstances.frozen, "command": circumstances.command}
     items |= {key.replace("_", " "): _plain(value) for key, value in shown.items() if value not in (None, "")}
     items |= {"versions": ", ".join(f"{name} {version}" for name, version in circumstances.versions.items() if version)}
-    for count, opening in enumerate(circumstances.openings, start=1):
-        items[f"opening {count} of the test part"] = str(opening)
+    external = circumstances.external
+    for part, openings in (
+        ("test part", circumstances.openings),
+        ("other cohort", external.openings if external else []),
+    ):
+        for count, opening in enumerate(openings, start=1):
+            items[f"opening {count} of the {part}"] = str(opening)
     rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in items.items())
     return f"<dl>{rows}</dl>"
 

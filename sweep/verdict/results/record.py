@@ -18,6 +18,35 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
+class External:
+    """The verdict on a cohort that no student has seen.
+
+    Attributes:
+        name: its reader and its fingerprint.
+        is_declared: whether it stands in the frozen protocol.
+        notes: how its scores differ from those on the students' own cohort, as sentences.
+        openings: the ledger of this cohort.
+    """
+
+    name: str
+    is_declared: bool
+    verdict: Verdict
+    notes: Sequence[str]
+    openings: Sequence[Opening]
+
+    def lines(self) -> list[str]:
+        """Returns which cohort it is, and what a reader must know of it, as sentences."""
+        patients = self.verdict.patients
+        declared = "stands in the frozen protocol" if self.is_declared else "was added after the protocol was frozen"
+        return [
+            f"Another cohort, {self.name}: {patients.all} patients, {patients.rarer} of the rarer class, "
+            f"{patients.with_roi} with a region. No student has seen it.",
+            f"It {declared}. Its p-values are adjusted among themselves.",
+            *self.notes,
+        ]
+
+
+@dataclass(frozen=True)
 class Circumstances:
     """How a verdict came about.
 
@@ -29,6 +58,7 @@ class Circumstances:
         openings: the ledger of the cohort.
         command: the command line.
         versions: versions of Python and of the main libraries, and the commit of the code.
+        external: the verdict on an external cohort, if there is one.
     """
 
     frozen: str
@@ -38,6 +68,7 @@ class Circumstances:
     openings: Sequence[Opening]
     command: str
     versions: Mapping[str, str]
+    external: External | None = None
 
 
 def content_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) -> dict[str, Any]:
@@ -46,6 +77,33 @@ def content_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstance
         "format": FORMAT,
         "sweep": protocol.sweep,
         "protocol": protocol.model_dump(mode="json") | {"hash": protocol.hash, "frozen": circumstances.frozen},
+        **_of_verdict(protocol, verdict),
+        "external": _of_external(protocol, circumstances.external),
+        "validation": validation_scores(protocol, circumstances.trained),
+        "finalists": [asdict(result) for result in circumstances.results],
+        "chosen": dict(circumstances.chosen),
+        "ledger": as_json(circumstances.openings),
+        "command": circumstances.command,
+        "versions": dict(circumstances.versions),
+    }
+    return dict(_finite(content))
+
+
+def _of_external(protocol: Protocol, external: External | None) -> dict[str, Any] | None:
+    if external is None:
+        return None
+    return {
+        "cohort": external.name,
+        "in_protocol": external.is_declared,
+        "notes": list(external.notes),
+        **_of_verdict(protocol, external.verdict),
+        "ledger": as_json(external.openings),
+    }
+
+
+def _of_verdict(protocol: Protocol, verdict: Verdict) -> dict[str, Any]:
+    """Returns the answers on one cohort, with everything that they rest on."""
+    return {
         "answers": [
             {
                 "goal": answer.key.goal,
@@ -66,14 +124,7 @@ def content_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstance
         "scores": {
             arm: {goal: of_arm[goal].value_K.tolist() for goal in of_arm} for arm, of_arm in verdict.scores.items()
         },
-        "validation": validation_scores(protocol, circumstances.trained),
-        "finalists": [asdict(result) for result in circumstances.results],
-        "chosen": dict(circumstances.chosen),
-        "ledger": as_json(circumstances.openings),
-        "command": circumstances.command,
-        "versions": dict(circumstances.versions),
     }
-    return dict(_finite(content))
 
 
 def validation_scores(protocol: Protocol, records: Sequence[Record]) -> dict[str, dict[str, list[float]]]:

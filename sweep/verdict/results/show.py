@@ -16,6 +16,7 @@ from sweep.verdict.ledger import SHOWN_DIGITS, Opening
 from sweep.verdict.power import USUAL_POWER, smallest_difference
 from sweep.verdict.proposal import expected_design
 from sweep.verdict.protocol import Protocol
+from sweep.verdict.results.record import External
 
 SPREADS: Final = (0.0, 0.02, 0.05)  # standard deviations over seeds for which the power is shown before any has run
 
@@ -83,9 +84,19 @@ def _device_seconds(trials: Candidates, arm: str) -> float:
     )
 
 
-def show_verdict(protocol: Protocol, verdict: Verdict, folder: ConfirmationFolder, console: Console) -> None:
-    """Prints the answers, and where the verdict lies."""
+def show_verdict(
+    protocol: Protocol, verdict: Verdict, external: External | None, folder: ConfirmationFolder, console: Console
+) -> None:
+    """Prints the answers on the test part and on the external cohort, if any, and where the verdict lies."""
     console.print(f"\nverdict on {verdict.patients.all} test patients that neither search nor choice has seen")
+    _show_answers(protocol, verdict, console)
+    if external is not None:
+        console.print("\n".join(external.lines()), soft_wrap=True)
+        _show_answers(protocol, external.verdict, console)
+    console.print(f"files in {folder}: {folder.verdict_page.name}, {folder.verdict.name}, {folder.protocol.name}")
+
+
+def _show_answers(protocol: Protocol, verdict: Verdict, console: Console) -> None:
     for answer in verdict.answers:
         console.print(f"  {sentence(answer, verdict, protocol)}", soft_wrap=True)
         for reason in answer.reasons:
@@ -94,4 +105,3 @@ def show_verdict(protocol: Protocol, verdict: Verdict, folder: ConfirmationFolde
             patients = needed(answer, protocol, verdict.patients)
             if patients is not None:
                 console.print(f"    About {patients} such patients would show a difference of {protocol.difference:g}.")
-    console.print(f"files in {folder}: {folder.verdict_page.name}, {folder.verdict.name}, {folder.protocol.name}")

@@ -254,6 +254,7 @@ def test_defaults_of_the_search_are_explicit():
         "warm_start": None,
         "points": (),
         "repeats": 1,
+        "keep": "best",
         "trials_per_device": None,
         "early_stopping": {"grace": None, "reduction": 3},
         "cpus": None,

@@ -227,7 +227,7 @@ def test_a_protocol_that_was_edited_by_hand_is_refused(again: Path, old: str, ne
         (["goal=val/auro"], r"the sweep has no score 'val/auro' \(did you mean 'val/auroc'\?\)"),
         (["localisation=val/auroc"], "the sweep has no score of ROIs 'val/auroc'"),
         (["arms=tabla"], r"no arm 'tabla' with complete trials .*did you mean 'tabular'"),
-        (["seeds=3"], "wants a whole number of at least 5, got '3'"),
+        (["seeds=3"], "wants a whole number from 5 to 1000, got '3'"),
         (["difference=big"], "wants a number between 0 and 1, such as 0.05, got 'big'"),
         (["seed=7"], r"seed: unknown word \(did you mean 'seeds'\?\)"),
     ],
@@ -254,11 +254,77 @@ def test_a_student_that_is_gone_is_named(again: Path) -> None:
         confirmed(again)
 
 
+def test_trainings_of_another_confirmation_are_not_taken_over(again: Path) -> None:
+    """As when a sweep was deleted, and another one of the same name was run."""
+    shutil.rmtree(again / "runs" / "fake" / "confirm")
+    shutil.rmtree(again / "cache" / "ledger")
+    shutil.rmtree(again / "runs" / "fake-confirm-train")
+    shutil.copytree(again / "runs" / "fake-confirm-choose", again / "runs" / "fake-confirm-train")
+    with pytest.raises(UserError, match="fake-confirm-train holds trainings of another confirmation"):
+        confirmed(again)
+
+
+def test_passwords_are_not_written(fresh: Path) -> None:
+    confirmed(fresh, "tracking=http://user:secret@127.0.0.1:9", "plan=true")
+    confirmed(fresh, "tracking=http://user:secret@127.0.0.1:9")
+    files = [path for path in fresh.rglob("*") if path.is_file() and path.stat().st_size]
+    assert not [path for path in files if b"secret" in path.read_bytes()]
+
+
 def test_a_damaged_ledger_is_not_read_as_an_empty_one(again: Path) -> None:
     (ledger,) = (again / "cache" / "ledger").glob("*.jsonl")
     ledger.write_text(ledger.read_text().replace("fake", "fade"))
     with pytest.raises(UserError, match="the ledger of openings is damaged or was edited"):
         confirmed(again)
+
+
+def write_external(tmp_path: Path, **params: Any) -> str:
+    file = tmp_path / "external.yaml"
+    size = {"side": 32, "train": 20, "val": 10, "test": 10}
+    file.write_text(yaml.safe_dump({"cohort": {"reader": "synthetic", "params": size | params}}))
+    return f"external={file}"
+
+
+def test_an_external_cohort_may_be_added_and_is_kept(again: Path) -> None:
+    before = verdict(again)
+    external = write_external(again, seed=5)
+    printed = confirmed(again, external)
+    after = verdict(again)
+    assert before["external"] is None and after["protocol"] == before["protocol"]
+    assert after["answers"] == before["answers"]
+    other = after["external"]
+    assert other["cohort"].startswith("synthetic ") and not other["in_protocol"]
+    assert other["patients"]["all"] == 18 and len(other["ledger"]) == 1 and len(after["ledger"]) == 1
+    assert [answer["goal"] for answer in other["answers"]] == ["val/auroc", "val/pointing"]
+    assert other["scores"]["none"]["val/auroc"] != after["scores"]["none"]["val/auroc"]
+    assert {"reference": "prior"}.items() <= other["exploratory"][-1].items(), "the mean ROI of the training patients"
+    assert all(answer["sentence"] in printed for answer in other["answers"])
+    page = (again / "runs" / "fake" / "confirm" / "verdict.html").read_text()
+    assert "was added after the protocol was frozen" in page and "opening 1 of the other cohort" in page
+    confirmed(again)  # without the word
+    assert verdict(again)["external"] == other
+    with pytest.raises(ConfigError, match=r"this confirmation has the external cohort \w+, got \w+;.*new=true"):
+        confirmed(again, write_external(again, seed=6))
+
+
+def test_an_external_cohort_stands_in_the_protocol(base: Path, tmp_path: Path) -> None:
+    without = confirmed(base, "plan=true")
+    printed = confirmed(base, "plan=true", write_external(tmp_path, seed=5))
+    assert re.search(r"external cohort: synthetic \w+", printed)
+    assert printed.splitlines()[0] != without.splitlines()[0], "the hash of the protocol is the same"
+    assert not (base / "runs" / "fake" / "confirm").exists()
+
+
+def test_an_external_cohort_that_cannot_be_scored_is_refused_before_anything_is_frozen(
+    base: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text("seed: 0\n")
+    with pytest.raises(ConfigError, match=r"external: .*other.yaml has no section `cohort:`"):
+        confirmed(base, f"external={file}")
+    with pytest.raises(ConfigError, match=r"external.cohort: is the cohort of the sweep itself"):
+        confirmed(base, write_external(tmp_path, train=60, val=30, test=60))
+    assert not (base / "runs" / "fake" / "confirm").exists()
 
 
 def test_plan_freezes_nothing(base: Path) -> None:

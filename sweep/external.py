@@ -1,0 +1,123 @@
+"""The external cohort of a confirmation: patients of another data set, on whom its students are scored as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmpkd.cohort.decode import Depth
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.store import Store
+from mmpkd.config import CohortConfig, EvaluationConfig, validate
+from mmpkd.export.student_file import source_of
+from mmpkd.machine.files import read_yaml
+from mmpkd.prediction.other_cohort import Home, prepared, refuse_seen
+from mmpkd.scoring.saliency import MAPS, columns_explained
+from mmpkd.scoring.subgroups import aligned
+from mmpkd.scoring.validation import Labels
+from mmpkd.types import ConfigError, Mistake
+from sweep.options import RunOptions
+from sweep.transfer.preparing import prepare_shared
+
+PATH = "external.cohort"  # of the section, in messages
+
+
+@dataclass(frozen=True)
+class ExternalCohort:
+    """A cohort that no student has seen. All its samples are scored.
+
+    Attributes:
+        labels: its labels, in the layout of the students' logits.
+        lacking: labels of the students that it lacks, such as `findings/Edema`.
+    """
+
+    config: CohortConfig
+    store: Store
+    labels: Labels
+    lacking: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The reader, which says which data set it is, and the fingerprint of the store."""
+        return f"{self.store.manifest['reader']} {self.store.fingerprint}"
+
+    @property
+    def source(self) -> str:
+        return source_of(self.store.manifest)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        return np.arange(len(self.store.sample_ids))
+
+    def notes(self, localisation: str | None, own: Store) -> list[str]:
+        """Returns how scores on it differ from those on the students' own cohort, as sentences.
+
+        Args:
+            localisation: the score of ROIs that is compared, if any.
+            own: the cohort of the students.
+        """
+        notes = []
+        if self.lacking:
+            notes.append(f"It lacks the labels {', '.join(self.lacking)}, so its scores are means over the others.")
+        if localisation and not self.store.facts.roi_labels:
+            notes.append(f"It has no regions, so {localisation} is not compared on it.")
+        elif localisation and not self.shares_regions(own):
+            notes.append("Its regions have other labels, so the mean training ROI is not among the maps compared.")
+        return notes
+
+    def shares_regions(self, own: Store) -> bool:
+        """Whether its regions have the same labels as those of the students' own cohort."""
+        return self.store.facts.roi_labels == own.facts.roi_labels
+
+
+def section_of(file: str) -> dict[str, Any]:
+    """Returns the section `cohort` of a file.
+
+    Raises:
+        UserError: there is no such file, or no such section.
+    """
+    section = read_yaml(Path(file)).get("cohort")
+    if not isinstance(section, dict):
+        raise ConfigError.at("external", f"{file} has no section `cohort:`; write one, as mmpkd.evaluate takes it")
+    return section
+
+
+def external_cohort(
+    section: Mapping[str, Any], own: Store, evaluation: EvaluationConfig, options: RunOptions
+) -> ExternalCohort:
+    """Prepares an external cohort as the images of the students, and checks that it can be scored. No score is read.
+
+    Args:
+        section: the content of a section `cohort`.
+        own: the cohort of the students.
+        evaluation: how the students are scored.
+
+    Raises:
+        UserError: it cannot be prepared, is the students' own cohort, shares images with it, or has no label in common.
+    """
+    home = Home.of_store(own)
+    config = validate(CohortConfig, {**section, "image_size": home.image_size}, PATH)
+    config = config.model_copy(update={"root": config.root and config.root.absolute()})
+
+    def with_depth(depth: Depth | None) -> Store:
+        return prepare_shared(partial(prepare, depth=depth, folds=False), config, options)[0]
+
+    try:
+        store = prepared(home, config, with_depth)
+        if home.is_same(store):
+            raise ConfigError.at("cohort", "is the cohort of the sweep itself; name one that its students never saw")
+        refuse_seen(home, store)
+        tasks, target_NK, known_NK = aligned(home.tasks, home.channels, store)
+        if MAPS[evaluation.map].per_label:
+            columns_explained(store.facts.roi_labels, tasks)
+    except ConfigError as error:
+        raise ConfigError([Mistake(f"external.{path}", problem) for path, problem in error.mistakes]) from None
+    names = [f"{task.name}/{name}" for task in home.tasks for name in task.logit_names]
+    lacking = tuple(name for name, known_N in zip(names, known_NK.T, strict=True) if not known_N.any())
+    return ExternalCohort(config, store, Labels(tasks, target_NK, known_NK), lacking)
