@@ -12,6 +12,7 @@ import math
 import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -147,8 +148,9 @@ class EventSender:
                 for name in event.paths:
                     self._send_from(self._folder.shared, name, runs.run(event.number))
             case VerdictWritten():
+                place = self._folder.shared
                 for name in event.paths:
-                    self._send_from(self._folder.shared.parent, name, runs.run(None))
+                    self._send_from(replace(place, path=str(Path(place.path).parent)), name, runs.run(None))
             case SweepSummarized():
                 self._delete_files(self._files.keys() - set(map(int, event.marks)) - self._deleted)
 

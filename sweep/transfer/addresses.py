@@ -97,11 +97,6 @@ class Place:
         """Returns the place of this name below this one. The name may contain slashes."""
         return replace(self, path=f"{self.path}/{name}")
 
-    @property
-    def parent(self) -> Place:
-        """The folder in which this place lies."""
-        return replace(self, path=str(Path(self.path).parent))
-
     @_explains
     def exists(self) -> bool:
         """Returns whether there is a file or a folder."""

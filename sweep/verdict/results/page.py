@@ -62,7 +62,7 @@ def _external(protocol: Protocol, external: External) -> str:
         f"<p>{escape(' '.join(external.lines()))}</p>",
         _answers(protocol, verdict),
         *(_differences(protocol, verdict, goal) for goal in goals),
-        _contrasts(verdict),
+        _contrasts(protocol, verdict),
         *(_students(protocol, verdict, goal, "the other cohort") for goal in goals),
     ]
     return "\n".join(parts)
