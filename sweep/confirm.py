@@ -86,11 +86,7 @@ def main(words: Sequence[str]) -> None:
     passed_on = [word for word in words if word.partition("=")[0] in PASSED_ON]
     options, mistakes = read_sweep_options([word for word in words if word not in passed_on], DEFAULTS)
     storage = view_of(options["storage"])
-    if options["name"]:
-        mistakes += check_exists(options["name"], storage)
-    else:
-        names = ", ".join(folder.name for folder in storage.sweeps())
-        mistakes.append(Mistake("NAME", f"which sweep? under {storage}: {names or 'none'}"))
+    mistakes += check_exists(options["name"], storage)
     wanted = _wanted(options, mistakes)
     if mistakes:
         raise ConfigError(mistakes)

@@ -78,11 +78,7 @@ def main(words: Sequence[str]) -> None:
         return
     options, mistakes = read_sweep_options(words, DEFAULTS)
     storage = view_of(options["storage"])
-    if options["name"]:
-        mistakes += check_exists(options["name"], storage)
-    else:
-        names = ", ".join(folder.name for folder in storage.sweeps())
-        mistakes.append(Mistake("NAME", f"which sweep? under {storage}: {names or 'none'}"))
+    mistakes += check_exists(options["name"], storage)
     number, rule = _choice_of_words(options, mistakes)
     if options["register"] not in (AUTO, "true", "false"):
         mistakes.append(Mistake("register", f"true or false, got {options['register']!r}"))

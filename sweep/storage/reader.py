@@ -159,8 +159,12 @@ class Sweep:
 
 
 def check_exists(name: str, storage: Storage) -> list[Mistake]:
-    """Returns a list with a mistake if the storage has no sweep of this name, and an empty list otherwise."""
+    """Returns a list with a mistake if the storage has no sweep of this name, or the name is empty, and an empty list
+    otherwise.
+    """
     names = [folder.name for folder in storage.sweeps()]
+    if not name:
+        return [Mistake("NAME", f"which sweep? under {storage}: {', '.join(names) or 'none'}")]
     if name in names:
         return []
     problem = f"no sweep {name!r} under {storage}{near(name, names)}"

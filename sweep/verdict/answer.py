@@ -140,15 +140,14 @@ def judge(
         for arm in (reference, *protocol.arms):
             for name in IMAGE_BLIND:
                 if (blind := f"{goal}_{name}") in scores[arm]:
-                    exploratory[Key(goal, arm, name)] = against_map(scores[arm][goal], scores[arm][blind], number)
+                    exploratory[Key(goal, arm, name)] = contrast(scores[arm][goal], scores[arm][blind], number)
     decisions = decide(primaries)
-    answers = [_answer(key, each, decisions[key], protocol, patients, exploratory) for key, each in primaries.items()]
+    answers = []
+    for key, each in primaries.items():
+        answer = _answer(key, each, decisions[key], protocol, patients, exploratory)
+        below = _below_chance(key, protocol, exploratory)
+        answers.append(replace(answer, reasons=(*answer.reasons, *below)))
     return Verdict(patients, scores, answers, exploratory)
-
-
-def against_map(students: SeedScores, of_map: SeedScores, patients: int) -> Contrast:
-    """Compares students with a map that ignores the image, whose score no seed changes."""
-    return contrast(students, of_map, patients)
 
 
 def _answer(
@@ -159,24 +158,7 @@ def _answer(
     patients: Patients,
     exploratory: Mapping[Key, Contrast],
 ) -> Answer:
-    """Decides what may be said of a primary contrast."""
-    answer = _without_maps(key, of_key, decision, protocol, patients, exploratory)
-    below = exploratory.get(Key(key.goal, key.treated, "chance")) if key.goal == protocol.localisation else None
-    if below is None or not below.high < 0:
-        return answer
-    line = f"Its students look at the wrong place: below chance ({below.difference:+.3f}, {interval(below)})."
-    return replace(answer, reasons=(*answer.reasons, line))
-
-
-def _without_maps(
-    key: Key,
-    of_key: Contrast,
-    decision: Decision,
-    protocol: Protocol,
-    patients: Patients,
-    exploratory: Mapping[Key, Contrast],
-) -> Answer:
-    """Decides what may be said of a primary contrast, without what maps of the arm alone show."""
+    """Decides what may be said of a primary contrast, without `_below_chance`."""
     deciding = patients.deciding(key.goal, protocol.localisation)
     reasons = [too_few_patients(deciding)] if key.goal == protocol.goal else []
     chance = float("nan")
@@ -197,6 +179,14 @@ def _without_maps(
     is_refused = key.goal == protocol.localisation and any(is_required for _, is_required in doubts)
     lines = tuple(line for line, _ in doubts)
     return Answer(key, of_key, decision, "unexplained" if is_refused else "better", lines, chance)
+
+
+def _below_chance(key: Key, protocol: Protocol, exploratory: Mapping[Key, Contrast]) -> list[str]:
+    """Returns a sentence if the students of an arm look at the wrong place, whatever the reference does."""
+    below = exploratory.get(Key(key.goal, key.treated, "chance")) if key.goal == protocol.localisation else None
+    if below is None or not below.high < 0:
+        return []
+    return [f"Its students look at the wrong place: below chance ({below.difference:+.3f}, {interval(below)})."]
 
 
 def _doubts(key: Key, protocol: Protocol, exploratory: Mapping[Key, Contrast]) -> list[tuple[str, bool]]:

@@ -114,9 +114,9 @@ def copied(root: Path, copies: dict[int, tuple[int, str]], parts: bool = True) -
 
 def test_across_parts_it_is_refused_and_can_be_left_out(tmp_path: Path) -> None:
     """The message names the rows, and the command that it gives works."""
-    asked = copied(tmp_path / "raw", {50: (3, "JPEG"), 44: (5, "left to right"), 7: (5, "one bit")})
+    config = copied(tmp_path / "raw", {50: (3, "JPEG"), 44: (5, "left to right"), 7: (5, "one bit")})
     with pytest.raises(CohortError) as raised:
-        prepare(asked, tmp_path / "cache")
+        prepare(config, tmp_path / "cache")
     message = str(raised.value)
     assert "2 pictures are in several parts of the cohort, under different patients" in message
     assert "row 5 (case3.png) in train; row 52 (case50.png) in test" in message
@@ -124,14 +124,14 @@ def test_across_parts_it_is_refused_and_can_be_left_out(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache" / "stores").glob("*.partial"))
     left_out = json.loads(re.search(r"cohort\.leave_out=(\[.*\])'", message)[1])  # type: ignore[index]
     assert left_out == [5, 7, 9]  # of the sealed and the validation part nothing is taken
-    store = prepare(asked.model_copy(update={"leave_out": tuple(left_out)}), tmp_path / "cache")
+    store = prepare(config.model_copy(update={"leave_out": tuple(left_out)}), tmp_path / "cache")
     assert len(store.sample_ids) == 57 and not {"case3.png", "case5.png", "case7.png"} & set(store.sample_ids)
     assert "left out, as cohort.leave_out says: 3 of 60 samples" in store.manifest["notes"]
 
 
 def test_across_folds_it_is_refused(tmp_path: Path) -> None:
-    asked = copied(tmp_path / "raw", {}, parts=False)
-    folds = prepare(asked, tmp_path / "cache").split_N
+    config = copied(tmp_path / "raw", {}, parts=False)
+    folds = prepare(config, tmp_path / "cache").split_N
     other = next(row for row in range(60) if folds[row] not in (folds[0], "test"))
     with pytest.raises(CohortError, match=f"row 2 .* in {folds[0]}; row {other + 2} .* in {folds[other]}"):
         prepare(copied(tmp_path / "again", {other: (0, "upside down, and JPEG")}, parts=False), tmp_path / "cache")
@@ -147,8 +147,8 @@ def test_in_one_part_there_is_a_warning_and_of_one_patient_none(tmp_path: Path) 
 
 
 def test_rows_alone_are_named_of_credentialed_cohorts(tmp_path: Path) -> None:
-    asked = copied(tmp_path / "raw", {50: (3, "JPEG")})
-    secret = asked.model_copy(update={"params": {**asked.params, "credentialed": True}})
+    config = copied(tmp_path / "raw", {50: (3, "JPEG")})
+    secret = config.model_copy(update={"params": {**config.params, "credentialed": True}})
     with pytest.raises(CohortError, match="row 5 in train; row 52 in test") as raised:
         prepare(secret, tmp_path / "cache")
     assert "case" not in str(raised.value) and "p1" not in str(raised.value)
@@ -162,8 +162,8 @@ def test_rows_that_cannot_be_left_out(tmp_path: Path, rows: range, problem: str)
 
 
 def test_a_store_of_an_earlier_version_opens_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = copied(tmp_path / "raw", {})
-    store = prepare(asked, tmp_path / "cache")
+    config = copied(tmp_path / "raw", {})
+    store = prepare(config, tmp_path / "cache")
     hashes = store.perceptual_hashes()
     path = store.path / "samples.parquet"
     pd.read_parquet(path).drop(columns=HASH).to_parquet(path, index=False)
@@ -171,6 +171,6 @@ def test_a_store_of_an_earlier_version_opens_with_a_warning(tmp_path: Path, caps
     manifest["checksums"] = of_files(store.path, manifest["files"])
     (store.path / "manifest.json").write_text(sealed(manifest, indent=1))
     capsys.readouterr()
-    old: Store = prepare(asked, tmp_path / "cache")
+    old: Store = prepare(config, tmp_path / "cache")
     assert "is of an earlier version, which did not compare the images of different patients" in capsys.readouterr().err
     assert (old.perceptual_hashes() == hashes).all() and not old.is_compared

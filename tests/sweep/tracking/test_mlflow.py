@@ -368,7 +368,6 @@ def test_records_wait_while_the_experiment_is_deleted(tmp_path: Path, address: s
         time.sleep(0.05)
     restore = f"MLFLOW_TRACKING_URI={address} mlflow experiments restore --experiment-id {experiment}"
     assert tracker.trouble == f"the experiment 'gone' was deleted in MLflow; this restores it: {restore}"
-    assert drain(address, "gone", spool, seconds=1).trouble == tracker.trouble, "the next driver says so as well"
     client.restore_experiment(experiment)
     assert tracker.close(60) == 0 and not tracker.refused
     assert {run.info.status for number, run in runs(address, "gone").items() if number >= 0} == {"FINISHED"}
