@@ -16,16 +16,19 @@ resamplings of patients, finalists, contrasts and claims come from the functions
    whom no choice has seen anything. AUROC and pointing are the two primary contrasts.
 
 There are as many test patients as validation patients, and 40 % of them are positive. A planted difference is
-subtracted from the true AUROC of every student of the reference arm. The power beforehand is computed from the mean
-variances over validation patients, seeds and search of pilot verdicts without a difference.
+subtracted from the true AUROC of every student of the reference arm.
 
 Columns: `claims` is the share of verdicts with any false claim, after Holm, with its 95 % interval (Clopper and
 Pearson); `seeds only` is the same if the luck of the search is left out; `1 SE` and `1.96 x sqrt 2 SE` are the shares
 in which the best trial of an arm is beyond that many standard errors of the best of the other, on either goal, as a
-reader of two rows of a sweep's table may judge; `found` is the share of planted differences of the AUROC that are
-claimed, and `power` what was computed beforehand; `error` is the mean standard error over the true one.
+reader of two rows of a sweep's table may judge. `found` is the share of planted differences of the AUROC that are
+claimed. `power` is what the confirmation computes for this difference after the choice, before it trains what is
+tested, and `plan` what plan=true computes before anything has run, where the user states the world's true luck of
+seeds; both are means over the same verdicts as `found`. `error` is the root mean squared standard error over the true
+one.
 
-The default takes about ten minutes on one idle core.
+`out` is written after each number of patients of a world, and the same command continues after the last. The default
+takes about half an hour on one idle core.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -56,7 +60,7 @@ from mmpkd.command import command_line, own_words
 from mmpkd.scoring.stats import auroc_influence, delong_error, patient_weights, weighted_auroc, weighted_mean
 from mmpkd.types import ConfigError, Mistake
 from sweep.verdict.inference import FIXED, Contrast, SearchLuck, SeedScores, contrast, decide, search_luck
-from sweep.verdict.power import MIN_RARER, Design, power
+from sweep.verdict.power import MIN_RARER, Design, first_step, power
 
 Floats: TypeAlias = NDArray[np.float64]
 # Each world with its space and arm; the level world has neither.
@@ -84,7 +88,6 @@ REPEATS: Final = 24  # recorded deviations of a configuration from which the luc
 CHOOSE_SEEDS: Final = 5
 MANY_PATIENTS: Final = 300  # with more, ten seeds are trained
 REPLICATES: Final = 200
-PILOTS: Final = 100
 POSITIVE: Final = 0.4
 # Shares of the variance over patients that all students, and those of a configuration, have in common.
 SHARED, OF_CONFIGURATION = 0.6, 0.2
@@ -127,6 +130,13 @@ def scores_of(name: str, seed: int) -> Scores:
     return Scores(world.means(rows)[:, -1], np.array(deviations))
 
 
+@cache
+def weights_of(patients: int, replicates: int) -> Floats:
+    """Returns the weights of the whole part, and of its resamplings. Like in a confirmation, their seed is fixed."""
+    ones_1N = np.ones((1, patients))
+    return np.concatenate([ones_1N, patient_weights(np.arange(patients), replicates)]) if replicates else ones_1N
+
+
 class Part:
     """A part of a cohort, on which students are scored. A configuration has its own correlated outputs there.
 
@@ -138,9 +148,7 @@ class Part:
         self._random = random
         self.positive_N1 = (np.arange(patients) < round(POSITIVE * patients))[:, None]
         self._shared_GN11 = random.standard_normal((2, patients, 1, 1))
-        ones_1N = np.ones((1, patients))
-        weights = patient_weights(np.arange(patients), replicates, int(random.integers(2**31))) if replicates else None
-        self._weight_RN = ones_1N if weights is None else np.concatenate([ones_1N, weights])
+        self._weight_RN = weights_of(patients, replicates)
 
     def effects(self, configurations: int) -> Floats:
         """Draws what is common to the students of each configuration, shape (goals, N, configurations, 1)."""
@@ -180,7 +188,7 @@ class Setting:
     Attributes:
         patients: number of validation patients and of test patients.
         difference: of the true AUROC, subtracted from that of every student of the reference arm.
-        judged_before: whether the tested students are compared on validation patients, too.
+        spread: standard deviation of the true AUROC over seeds, which is stated for `plan`.
     """
 
     patients: int
@@ -188,7 +196,7 @@ class Setting:
     finalists: int
     seeds: int
     difference: float = 0.0
-    judged_before: bool = False
+    spread: float = 0.0
 
     @property
     def rarer(self) -> int:
@@ -201,15 +209,19 @@ class Arm:
 
     Attributes:
         best: the best score of a trial, and its standard error.
+        trials: scores of all trials, in the order of their AUROC, best first.
+        errors: standard error of the AUROC of each finalist in the sweep; NaN where the AUROC is 1.
         luck: what the search adds.
+        before: AUROC of each finalist on validation patients, with the seeds of the choice.
         tested: scores of the chosen configuration on test patients.
-        judged: the same on validation patients; empty if they were not computed.
     """
 
     best: Sequence[tuple[float, float]]
+    trials: Sequence[Floats]
+    errors: Floats
     luck: Sequence[SearchLuck]
+    before: Sequence[SeedScores]
     tested: Sequence[SeedScores]
-    judged: Sequence[SeedScores]
 
 
 @dataclass(frozen=True)
@@ -219,37 +231,57 @@ class Verdict:
     Attributes:
         contrasts: the primary contrasts, by goal.
         seeds_only: the same without the luck of the search.
-        before: the contrasts on validation patients; empty if they were not computed.
+        design: what is expected of the contrast of AUROCs after the choice.
+        plan: what is expected of it before anything has run.
         gap: by how many standard errors the best trial of an arm lies beyond the best of the other, on the goal where
             this is most.
     """
 
     contrasts: Mapping[str, Contrast]
     seeds_only: Mapping[str, Contrast]
-    before: Mapping[str, Contrast]
+    design: Design
+    plan: Design
     gap: float
 
 
 def simulate(scores: Scores, setting: Setting, random: np.random.Generator) -> Verdict:
     """Simulates two sweeps and their confirmation."""
-    validation = Part(setting.patients, REPLICATES if setting.judged_before else 0, random)
-    test = Part(setting.patients, REPLICATES, random)
+    validation, test = (Part(setting.patients, REPLICATES, random) for _ in range(2))
     treated = confirmed(scores, setting, 0.0, validation, test, random)
     reference = confirmed(scores, setting, -setting.difference, validation, test, random)
-
-    def contrasts(part: str, with_luck: bool = True) -> dict[str, Contrast]:
-        counted, result = (setting.rarer, setting.patients), {}
-        for place, goal in enumerate(GOALS[: len(getattr(treated, part))]):
-            searches = (treated.luck[place], reference.luck[place]) if with_luck else (FIXED, FIXED)
-            pair = getattr(treated, part)[place], getattr(reference, part)[place]
-            result[goal] = contrast(*pair, counted[place], searches)
-        return result
-
+    counted, lucks = (setting.rarer, setting.patients), list(zip(treated.luck, reference.luck, strict=True))
+    contrasts, seeds_only = (
+        {
+            goal: contrast(treated.tested[place], reference.tested[place], counted[place], searches[place])
+            for place, goal in enumerate(GOALS)
+        }
+        for searches in (lucks, [(FIXED, FIXED)] * len(GOALS))
+    )
+    level = first_step(len(GOALS))
+    before = contrast(treated.before[0], reference.before[0], setting.rarer, lucks[0])
+    design = replace(Design.seen_in(before, setting.patients, setting.rarer, CHOOSE_SEEDS, level), seeds=setting.seeds)
+    errors = [root_mean_square(arm.errors) for arm in (treated, reference)]
+    plan = Design.expected(
+        setting.patients,
+        setting.rarer,
+        (errors[0], errors[1]),
+        setting.seeds,
+        setting.spread,
+        (treated.trials[0], reference.trials[0]),
+        is_ranked=True,
+        level=level,
+    )
     gaps = []
     for pair in zip(treated.best, reference.best, strict=True):
         (low, error), (high, _) = sorted(pair)
         gaps.append((high - low) / error)
-    return Verdict(contrasts("tested"), contrasts("tested", False), contrasts("judged"), float(np.nanmax([0.0, *gaps])))
+    return Verdict(contrasts, seeds_only, design, plan, float(np.nanmax([0.0, *gaps])))
+
+
+def root_mean_square(error_F: Floats) -> float:
+    """Returns the root of the mean square of the errors that are known; NaN if none is."""
+    known = error_F[np.isfinite(error_F)]
+    return float(np.square(known).mean() ** 0.5) if known.size else float("nan")
 
 
 def confirmed(
@@ -261,29 +293,29 @@ def confirmed(
     effect_GNT1 = validation.effects(setting.trials)
     output_NT, pointing_NT = validation.outputs(scores.students(trial_T, 1, random) + planted_G, effect_GNT1)
     positive_NT = np.broadcast_to(validation.positive_N1, output_NT.shape)
-    auroc_T = weighted_auroc(output_NT, positive_NT, np.ones_like(output_NT), np.ones((1, setting.patients)))[0]
-    influence_N1 = auroc_influence(output_NT[:, [auroc_T.argmax()]], positive_NT[:, :1], np.ones_like(output_NT[:, :1]))
+    known_NT = np.ones_like(output_NT)
+    auroc_T = weighted_auroc(output_NT, positive_NT, known_NT, np.ones((1, setting.patients)))[0]
+    order_T = np.argsort(-auroc_T, kind="stable")
+    finalist_F = order_T[: setting.finalists]
+    influence_NT = auroc_influence(output_NT, positive_NT, known_NT)
+    errors_F = np.array([delong_error(influence_NT[:, place]) for place in finalist_F])
     pointed = pointing_NT[:, pointing_NT.mean(axis=0).argmax()]
     best = [
-        (float(auroc_T.max()), delong_error(influence_N1[:, 0])),
+        (float(auroc_T.max()), float(errors_F[0])),
         (float(pointed.mean()), float(pointed.std() / setting.patients**0.5)),
     ]
-    finalist_F = np.argsort(-auroc_T, kind="stable")[: setting.finalists]
-    effect_GNF1 = effect_GNT1[:, :, finalist_F]
+    trials = [auroc_T[order_T], pointing_NT.mean(axis=0)[order_T]]
     again_FKG = scores.students(trial_T[finalist_F], CHOOSE_SEEDS, random) + planted_G
-    by_goal = validation.scored(again_FKG, effect_GNF1)
+    by_goal = validation.scored(again_FKG, effect_GNT1[:, :, finalist_F])
     mean_F = np.array([each.mean for each in by_goal[0]])
-    luck = [search_luck([without_replicates(each) for each in of_goal], setting.trials, mean_F) for of_goal in by_goal]
+    luck = [
+        search_luck(of_goal, of_trials[setting.finalists :], chosen_by)
+        for of_goal, of_trials, chosen_by in zip(by_goal, trials, (None, mean_F), strict=True)
+    ]
     chosen = int(mean_F.argmax())
     true_1KG = scores.students(trial_T[finalist_F[[chosen]]], setting.seeds, random) + planted_G
-    tested = test.scored(true_1KG, test.effects(1))
-    judged = validation.scored(true_1KG, effect_GNF1[:, :, [chosen]]) if setting.judged_before else []
-    return Arm(best, luck, [of_goal[0] for of_goal in tested], [of_goal[0] for of_goal in judged])
-
-
-def without_replicates(scores: SeedScores) -> SeedScores:
-    """Returns scores as a confirmation has them of its finalists."""
-    return SeedScores(scores.value_K, np.empty((0, scores.seeds)))
+    tested = [of_goal[0] for of_goal in test.scored(true_1KG, test.effects(1))]
+    return Arm(best, trials, errors_F, luck, by_goal[0], tested)
 
 
 def claims(contrasts: Mapping[str, Contrast], rarer: int) -> list[str]:
@@ -291,22 +323,10 @@ def claims(contrasts: Mapping[str, Contrast], rarer: int) -> list[str]:
     return [goal for goal, decision in decide(contrasts).items() if decision.claimed and rarer >= MIN_RARER]
 
 
-def power_beforehand(pilots: Sequence[Verdict], setting: Setting) -> float:
-    """Returns the power that is expected after the mean variances of some contrasts on validation patients.
-
-    Holm's first step decides about a difference of a single goal among two, so the level is 0.975.
-    """
-    before = [pilot.before["auroc"] for pilot in pilots]
-    treated, reference = np.mean([each.seed_variance for each in before], axis=0) * setting.seeds
-    design = Design(
-        setting.patients,
-        setting.rarer,
-        float(np.mean([each.patient_variance for each in before])),
-        setting.seeds,
-        (float(treated), float(reference)),
-        float(np.mean([sum(each.search_variance) for each in before])),
-    )
-    return power(setting.difference, design, level=1 - 0.05 / len(GOALS))
+def mean_power(difference: float, designs: Sequence[Design]) -> float:
+    """Returns the mean power of those designs in which both arms have an error over patients."""
+    known = [design for design in designs if np.isfinite(design.patient_variance)]
+    return float(np.mean([power(difference, design) for design in known]))
 
 
 def share(events: Sequence[bool]) -> list[float]:
@@ -319,14 +339,11 @@ def measure(name: str, setting: Setting, verdicts: int, first_seed: int) -> dict
     """Returns the figures of one world and one number of patients."""
     tables = [scores_of(name, first_seed + turn) for turn in range(CLOSED_FORMS if name == "closed_form" else 1)]
     random = np.random.default_rng([first_seed, setting.patients])
-
-    def simulated(count: int, chosen: Setting) -> list[Verdict]:
-        return [simulate(tables[turn % len(tables)], chosen, random) for turn in range(count)]
-
-    null = replace(setting, difference=0.0)
-    nothing = simulated(verdicts, null)
-    pilots = simulated(min(PILOTS, verdicts), replace(null, judged_before=True))
-    planted = simulated(verdicts // 2, setting)
+    spread = float(np.mean([np.square(each.deviation_CMG[..., 0]).mean() for each in tables]) ** 0.5)
+    nothing, planted = (
+        [simulate(tables[turn % len(tables)], each, random) for turn in range(verdicts)]
+        for each in (replace(setting, difference=0.0, spread=spread), replace(setting, spread=spread))
+    )
     primary = [verdict.contrasts["auroc"] for verdict in nothing]
     errors = [each.standard_error for each in primary]
     return {
@@ -339,7 +356,8 @@ def measure(name: str, setting: Setting, verdicts: int, first_seed: int) -> dict
         "one_error": share([verdict.gap > 1 for verdict in nothing]),
         "two_errors": share([verdict.gap > 1.96 * 2**0.5 for verdict in nothing]),
         "found": share(["auroc" in claims(verdict.contrasts, setting.rarer) for verdict in planted]),
-        "power": power_beforehand(pilots, setting),
+        "power": mean_power(setting.difference, [verdict.design for verdict in planted]),
+        "plan": mean_power(setting.difference, [verdict.plan for verdict in planted]),
         "error_over_true": float(np.mean(np.square(errors)) ** 0.5 / np.std([each.difference for each in primary])),
         "parts": {
             "patients": float(np.mean([each.patient_variance for each in primary]) ** 0.5),
@@ -350,13 +368,13 @@ def measure(name: str, setting: Setting, verdicts: int, first_seed: int) -> dict
 
 
 def table(figures: Sequence[Mapping[str, Any]]) -> Table:
-    columns = ("claims", "seeds only", "1 SE", "1.96 x sqrt 2 SE", "found", "power", "error")
+    columns = ("claims", "seeds only", "1 SE", "1.96 x sqrt 2 SE", "found", "power", "plan", "error")
     result = Table("world", "patients", "seeds", *columns)
     for row in figures:
         cells = [f"{row[key][0]:.3f} [{row[key][1]:.3f}, {row[key][2]:.3f}]" for key in ("claims", "seeds_only")]
         cells += [f"{row[key][0]:.2f}" for key in ("one_error", "two_errors")]
         cells += ["{:.2f} [{:.2f}, {:.2f}]".format(*row["found"]), f"{row['power']:.2f}"]
-        cells.append(f"{row['error_over_true']:.2f}")
+        cells += [f"{row['plan']:.2f}", f"{row['error_over_true']:.2f}"]
         result.add_row(row["world"], str(row["patients"]), str(row["seeds"]), *cells)
     return result
 
@@ -403,12 +421,21 @@ def run(own: Mapping[str, str], console: Console) -> list[dict[str, Any]]:
         mistakes.append(Mistake("difference", f"{own['difference']!r} is not a number"))
     if mistakes:
         raise ConfigError(mistakes)
-    figures, begun = [], time.monotonic()
+    file, begun = Path(own["out"]) if own["out"] else None, time.monotonic()
+    words = {key: own[key] for key in ("verdicts", "trials", "finalists", "seeds", "difference", "first_seed")}
+    content = json.loads(file.read_text()) if file and file.exists() else {"words": words, "figures": []}
+    if content["words"] != words:
+        raise ConfigError.at("out", f"{file} holds figures of {content['words']}; name another file")
+    figures: list[dict[str, Any]] = content["figures"]
     for name in worlds:
         for patients in numbers["patients"]:
+            if any((row["world"], row["patients"]) == (name, patients) for row in figures):
+                continue
             seeds = numbers["seeds"][0] if patients <= MANY_PATIENTS else max(10, numbers["seeds"][0])
             setting = Setting(patients, numbers["trials"][0], numbers["finalists"][0], seeds, difference)
             figures.append(measure(name, setting, numbers["verdicts"][0], numbers["first_seed"][0]))
+            if file:
+                file.write_text(json.dumps(content, indent=1) + "\n")
             print(f"{name} with {patients} patients, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     console.print(table(figures))
     for line in acceptance(figures):
@@ -423,9 +450,7 @@ def main(words: Sequence[str]) -> None:
     own, others = own_words(words, OWN)
     if others:
         raise ConfigError([Mistake(word, f"unknown word; there are {', '.join(OWN)}") for word in others])
-    figures = run(own, Console(width=160))
-    if own["out"]:
-        Path(own["out"]).write_text(json.dumps({"words": own, "figures": figures}, indent=1) + "\n")
+    run(own, Console(width=160))
 
 
 if __name__ == "__main__":

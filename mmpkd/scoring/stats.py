@@ -55,23 +55,21 @@ def weighted_auroc(score_NL: Floats, positive_NL: NDArray[Any], known_NL: NDArra
     Returns:
         auroc_RL: NaN where a replicate has no positive or no negative.
     """
-    weight_NR = np.ascontiguousarray(weight_RN.T)
     auroc_RL = np.full((weight_RN.shape[0], score_NL.shape[1]), np.nan)
     for column in range(score_NL.shape[1]):
-        known = np.flatnonzero(known_NL[:, column])
-        if not known.size:
-            continue
-        order = known[np.argsort(score_NL[known, column], kind="stable")]
-        score, is_positive = score_NL[order, column], positive_NL[order, column] > 0
-        weight = weight_NR[order]
-        positive, score_of_positive = weight[is_positive], score[is_positive]
-        weight[is_positive] = 0
-        negatives = np.zeros((len(order) + 1, weight.shape[1]))  # among so many first samples
-        np.cumsum(weight, axis=0, out=negatives[1:])
-        first, behind = (np.searchsorted(score, score_of_positive, side) for side in ("left", "right"))
-        pairs = negatives[-1] * positive.sum(axis=0)
-        ordered = np.einsum("pr,pr->r", positive, negatives[first] + negatives[behind]) / 2
-        auroc_RL[:, column] = np.divide(ordered, pairs, out=np.full_like(pairs, np.nan), where=pairs > 0)
+        known_N, is_positive_N = known_NL[:, column] > 0, positive_NL[:, column] > 0
+        positives, negatives = np.flatnonzero(known_N & is_positive_N), np.flatnonzero(known_N & ~is_positive_N)
+        negatives = negatives[np.argsort(score_NL[negatives, column])]
+        weighed_R1 = np.zeros((len(weight_RN), negatives.size + 1))  # weight of so many of the lowest negatives
+        np.cumsum(weight_RN[:, negatives], axis=1, out=weighed_R1[:, 1:])
+        below, not_above = (
+            np.searchsorted(score_NL[negatives, column], score_NL[positives, column], side)
+            for side in ("left", "right")
+        )
+        positive_RP = weight_RN[:, positives]
+        ordered_R = np.einsum("rp,rp->r", positive_RP, weighed_R1[:, below] + weighed_R1[:, not_above]) / 2
+        pairs_R = positive_RP.sum(axis=1) * weighed_R1[:, -1]
+        auroc_RL[:, column] = np.divide(ordered_R, pairs_R, out=np.full_like(pairs_R, np.nan), where=pairs_R > 0)
     return auroc_RL
 
 

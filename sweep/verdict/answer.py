@@ -17,7 +17,7 @@ from mmpkd.scoring.replicates import Scored
 from sweep.storage.records import IMAGE_BLIND
 from sweep.verdict.inference import FIXED, Contrast, Decision, SearchLuck, SeedScores, contrast, decide
 from sweep.verdict.phases import SHUFFLED, SMOOTHED
-from sweep.verdict.power import Design, patients_needed, power, too_few_patients, too_little_power
+from sweep.verdict.power import Design, first_step, patients_needed, power, too_few_patients, too_little_power
 from sweep.verdict.protocol import Protocol
 
 # `unexplained`: a gain in localisation that a control or a map that ignores the image may have as well.
@@ -58,7 +58,9 @@ class Answer:
         outcome: what may be said.
         decision: Holm's adjusted p-value.
         reasons: why a difference is not claimed, or what limits the claim, as sentences.
-        power: the probability that the declared difference would have been claimed; NaN if it is not known.
+        power: the probability that the declared difference would have been claimed, if it were the only one; NaN if
+            it is not known.
+        design: what power is computed from; None if it is not known.
     """
 
     key: Key
@@ -67,6 +69,7 @@ class Answer:
     outcome: Outcome
     reasons: tuple[str, ...]
     power: float
+    design: Design | None
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def judge(
     decisions = decide(primaries)
     answers = []
     for key, each in primaries.items():
-        answer = _answer(key, each, decisions[key], protocol, patients, exploratory)
+        answer = _answer(key, each, decisions[key], protocol, patients, exploratory, len(primaries))
         below = _below_chance(key, protocol, exploratory)
         answers.append(replace(answer, reasons=(*answer.reasons, *below)))
     return Verdict(patients, scores, answers, exploratory)
@@ -157,28 +160,30 @@ def _answer(
     protocol: Protocol,
     patients: Patients,
     exploratory: Mapping[Key, Contrast],
+    primaries: int,
 ) -> Answer:
-    """Decides what may be said of a primary contrast, without `_below_chance`."""
+    """Decides what may be said of one of several primary contrasts, without `_below_chance`."""
     deciding = patients.deciding(key.goal, protocol.localisation)
     reasons = [too_few_patients(deciding)] if key.goal == protocol.goal else []
     chance = float("nan")
     if of_key.reason:
-        return Answer(key, of_key, decision, "cannot tell", tuple(filter(None, [*reasons, of_key.reason])), chance)
-    design = Design.seen_in(of_key, patients.all, deciding, len(protocol.seeds))
+        return Answer(
+            key, of_key, decision, "cannot tell", tuple(filter(None, [*reasons, of_key.reason])), chance, None
+        )
+    design = Design.seen_in(of_key, patients.all, deciding, len(protocol.seeds), first_step(primaries))
     chance = power(protocol.difference, design)
     if reasons := [reason for reason in reasons if reason]:
-        return Answer(key, of_key, decision, "cannot tell", tuple(reasons), chance)
+        return Answer(key, of_key, decision, "cannot tell", tuple(reasons), chance, design)
     if not decision.claimed:
         weak = too_little_power(protocol.difference, design)
-        return Answer(
-            key, of_key, decision, "cannot tell" if weak else "no difference shown", (weak,) * bool(weak), chance
-        )
+        outcome: Outcome = "cannot tell" if weak else "no difference shown"
+        return Answer(key, of_key, decision, outcome, (weak,) * bool(weak), chance, design)
     if of_key.difference < 0:
-        return Answer(key, of_key, decision, "worse", (), chance)
+        return Answer(key, of_key, decision, "worse", (), chance, design)
     doubts = _doubts(key, protocol, exploratory)
     is_refused = key.goal == protocol.localisation and any(is_required for _, is_required in doubts)
     lines = tuple(line for line, _ in doubts)
-    return Answer(key, of_key, decision, "unexplained" if is_refused else "better", lines, chance)
+    return Answer(key, of_key, decision, "unexplained" if is_refused else "better", lines, chance, design)
 
 
 def _below_chance(key: Key, protocol: Protocol, exploratory: Mapping[Key, Contrast]) -> list[str]:
@@ -244,10 +249,6 @@ def sentence(answer: Answer, verdict: Verdict, protocol: Protocol) -> str:
     return f"No difference of {goal} is shown between {arm} and {reference} ({numbers})."
 
 
-def needed(answer: Answer, protocol: Protocol, patients: Patients) -> int | None:
+def needed(answer: Answer, protocol: Protocol) -> int | None:
     """Returns how many test patients would give the usual power for the declared difference, if any number does."""
-    if answer.contrast.reason:
-        return None
-    deciding = patients.deciding(answer.key.goal, protocol.localisation)
-    design = Design.seen_in(answer.contrast, patients.all, deciding, len(protocol.seeds))
-    return patients_needed(protocol.difference, design)
+    return None if answer.design is None else patients_needed(protocol.difference, answer.design)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from mmpkd.scoring.stats import MIN_REPLICATES, SMALLEST_ERROR, Floats, holm
@@ -78,6 +77,7 @@ class Contrast:
         high: upper end.
         p: two-sided p-value of no difference.
         reason: why there is neither an interval nor a p-value; empty if there are.
+        search_degrees: degrees of freedom of the search's parts.
     """
 
     difference: float
@@ -90,6 +90,7 @@ class Contrast:
     high: float
     p: float
     reason: str = ""
+    search_degrees: tuple[float, float] = (1.0, 1.0)
 
 
 def contrast(
@@ -136,9 +137,10 @@ def contrast(
         return Contrast(difference, patient_variance, seeds, search, error, NAN, NAN, NAN, NAN, reason)
     degrees = satterthwaite(parts, of_parts)
     half = float(stdtrit(degrees, 0.5 + level / 2)) * error
-    p = 2 * float(stdtr(degrees, -abs(difference) / error))
+    p, low, high = 2 * float(stdtr(degrees, -abs(difference) / error)), difference - half, difference + half
+    search_degrees = searches[0].degrees, searches[1].degrees
     return Contrast(
-        difference, patient_variance, seeds, search, error, degrees, difference - half, difference + half, p
+        difference, patient_variance, seeds, search, error, degrees, low, high, p, search_degrees=search_degrees
     )
 
 
@@ -238,6 +240,18 @@ def degrees_of_choice(trials: int) -> float:
 NUM_LUCK: Final = 2000  # drawn deviations; the mean of their variances is then exact to about 2 %
 
 
+def luck_of_equal_trials(
+    trials: int, error: float, is_ranked: bool, generator: np.random.Generator | None = None
+) -> Floats:
+    """Draws deviations of trials with a single seed that are equally good, shape (R, N).
+
+    Args:
+        is_ranked: whether the score itself chooses, so that deviations are sorted, the highest first.
+    """
+    luck_RN = (generator or np.random.default_rng(0)).standard_normal((NUM_LUCK, trials)) * error
+    return -np.sort(-luck_RN, axis=1) if is_ranked else luck_RN
+
+
 def _luck_of_trials(finalists: Sequence[SeedScores], others: int, is_ranked: bool) -> Floats:
     """Draws deviations of finalists and other trials that are all equally good, as seeds and patients cause them.
 
@@ -247,8 +261,7 @@ def _luck_of_trials(finalists: Sequence[SeedScores], others: int, is_ranked: boo
     Returns:
         luck_RN: R draws, in the order of `search_luck`.
     """
-    generator = np.random.default_rng(0)
-    num, all_trials = len(finalists), len(finalists) + others
+    generator, num = np.random.default_rng(0), len(finalists)
     luck_RF = generator.standard_normal((NUM_LUCK, num)) * np.sqrt([each.variance_of_mean for each in finalists])
     single_variance = float(np.mean([each.variance_of_mean * each.seeds for each in finalists]))
     replicates = [each.replicate_RK for each in finalists]
@@ -263,9 +276,8 @@ def _luck_of_trials(finalists: Sequence[SeedScores], others: int, is_ranked: boo
         single_variance += float(
             np.mean([(each_RK[defined_R] - shared_R1).var(axis=0, ddof=1).mean() for each_RK in replicates])
         )
-    single_RN = generator.standard_normal((NUM_LUCK, all_trials)) * single_variance**0.5
-    if is_ranked:
-        luck_RF, single_RN = (-np.sort(-luck, axis=1) for luck in (luck_RF, single_RN))
+    single_RN = luck_of_equal_trials(num + others, single_variance**0.5, is_ranked, generator)
+    luck_RF = -np.sort(-luck_RF, axis=1) if is_ranked else luck_RF
     return np.concatenate([luck_RF, single_RN[:, num:]], axis=1)
 
 

@@ -13,12 +13,11 @@ from mmpkd.near_names import near
 from mmpkd.scoring.stats import SMALLEST_ERROR
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.picking.candidates import Candidates
-from sweep.selection import best_first
 from sweep.space.search_config import SCORES
 from sweep.storage.records import candidates
 from sweep.verdict import finalists, phases
 from sweep.verdict.folder import ConfirmationFolder
-from sweep.verdict.power import CORRELATION, MIN_SEEDS, Design, usual_seeds
+from sweep.verdict.power import MIN_SEEDS, Design, first_step, usual_seeds
 from sweep.verdict.protocol import Protocol, Wanted, read_protocol, refuse_changes
 
 REFERENCE: Final = "none"
@@ -127,27 +126,46 @@ def frozen(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, store
     return protocol
 
 
-def expected_design(protocol: Protocol, trials: Candidates, store: Store, goal: str, spread: float) -> Design | None:
-    """Returns what is expected of the comparison of two arms on the test part, before anything has run.
+def expected_design(
+    protocol: Protocol, trials: Candidates, store: Store, goal: str, arm: str, spread: float
+) -> Design | None:
+    """Returns what is expected of the comparison of an arm with the reference on the test part, before anything has
+    run.
 
-    The error over patients is that of the best validation score of the reference, scaled to the number of test
-    patients. Nothing of the test part is read but the number of its patients.
+    The errors over patients are those of the finalists in the sweep, scaled to the number of test patients. Nothing of
+    the test part is read but the number of its patients.
 
     Args:
         spread: assumed standard deviation of a score over seeds.
 
     Returns:
-        The design, or None if no trial of the reference has a standard error.
+        The design, or None if no finalist of an arm has a standard error.
     """
-    scored = [record for record in trials.records if record.arm == protocol.reference and record.state == "complete"]
-    known = [record for record in scored if record.metrics.get(f"{goal}_se", 0.0) > SMALLEST_ERROR]
-    if not known:
-        return None
-    best = best_first(known, goal)[0]
     validation = len(np.unique(store.patient_N[store.rows("val", trials.cohort.fold)]))
     share = protocol.test_patients / validation
+    errors, of_trials, rarer = [], [], 0.0
+    for each in (arm, protocol.reference):
+        ranked = finalists.searched(trials.records, each, protocol)
+        of_finalists = [record.metrics for record in ranked if record.number in protocol.finalists[each]]
+        squares = [metrics.get(f"{goal}_se", 0.0) ** 2 for metrics in of_finalists]
+        squares = [square for square in squares if square > SMALLEST_ERROR**2]
+        if not squares:
+            return None
+        errors.append(float(np.mean(squares)) ** 0.5)
+        values = np.array([record.metrics.get(goal, np.nan) for record in ranked])
+        of_trials.append(values[np.isfinite(values)])
+        rarer = of_finalists[0].get("val/auroc_rarer_class", 0.0)
     counted = protocol.test_patients
-    if goal != protocol.localisation and (rarer := best.metrics.get("val/auroc_rarer_class")):
+    if goal != protocol.localisation and rarer:
         counted = max(round(rarer * share), 2)
-    variance = 2 * (1 - CORRELATION) * best.metrics[f"{goal}_se"] ** 2 / share
-    return Design(protocol.test_patients, counted, variance, len(protocol.seeds), (spread**2, spread**2))
+    primaries = len(protocol.arms) * len(protocol.goals())
+    return Design.expected(
+        protocol.test_patients,
+        counted,
+        (errors[0] / share**0.5, errors[1] / share**0.5),
+        len(protocol.seeds),
+        spread,
+        (of_trials[0], of_trials[1]),
+        is_ranked=goal == protocol.goal,
+        level=first_step(primaries),
+    )

@@ -41,7 +41,7 @@ def page_of(
         "<h2>Differences</h2>",
         *(_differences(protocol, verdict, goal) for goal in protocol.goals()),
         f'<p class="note">{escape(CAUTION)}</p>',
-        f"{_contrasts(verdict)}",
+        _contrasts(protocol, verdict),
         "<h2>Students</h2>",
         *(_students(protocol, verdict, goal) for goal in protocol.goals()),
         *([_external(protocol, circumstances.external)] if circumstances.external else []),
@@ -62,7 +62,7 @@ def _external(protocol: Protocol, external: External) -> str:
         f"<p>{escape(' '.join(external.lines()))}</p>",
         _answers(protocol, verdict),
         *(_differences(protocol, verdict, goal) for goal in goals),
-        _contrasts(verdict),
+        _contrasts(protocol, verdict),
         *(_students(protocol, verdict, goal, "the other cohort") for goal in goals),
     ]
     return "\n".join(parts)
@@ -79,7 +79,7 @@ def _answers(protocol: Protocol, verdict: Verdict) -> str:
 def _what_would_tell(answer: Answer, protocol: Protocol, verdict: Verdict) -> list[str]:
     if answer.outcome not in ("cannot tell", "no difference shown"):
         return []
-    patients = needed(answer, protocol, verdict.patients)
+    patients = needed(answer, protocol)
     if patients is None:
         return []
     return [f"About {patients} such patients would show a difference of {protocol.difference:g} in 80 % of tests."]
@@ -114,18 +114,17 @@ def _differences(protocol: Protocol, verdict: Verdict, goal: str) -> str:
     return f"<figure>{rows_figure(rows, f'difference of {goal}', [(0.0, 'no difference')])}</figure>"
 
 
-def _contrasts(verdict: Verdict) -> str:
+def _contrasts(protocol: Protocol, verdict: Verdict) -> str:
     adjusted = {answer.key: answer.decision.adjusted_p for answer in verdict.answers}
     lines = [
-        ["score", "of", "against", "difference", "95 % interval", "p", "p (Holm)", "errors: patients, seeds, search"]
+        ["difference of", "score", "difference", "95 % interval", "p", "p (Holm)", "errors: patients, seeds, search"]
     ]
     for key, each in _all(verdict).items():
         parts = (each.patient_variance, sum(each.seed_variance), sum(each.search_variance))
         lines.append(
             [
+                in_words(key, protocol),
                 key.goal,
-                key.treated,
-                MAPS.get(key.reference, key.reference),
                 f"{each.difference:+.3f}",
                 "not known" if each.reason else f"{each.low:+.3f} to {each.high:+.3f}",
                 "-" if each.reason else p_value(each.p),

@@ -11,7 +11,7 @@ from typing import Any
 from sweep.types import Record
 from sweep.verdict.answer import Verdict, needed, sentence
 from sweep.verdict.finalists import Finalist
-from sweep.verdict.ledger import Opening, as_json
+from sweep.verdict.opening.ledger import Opening, as_json
 from sweep.verdict.protocol import Protocol
 
 FORMAT = 1
@@ -115,7 +115,7 @@ def _of_verdict(protocol: Protocol, verdict: Verdict) -> dict[str, Any]:
                 **asdict(answer.contrast),
                 "adjusted_p": answer.decision.adjusted_p,
                 "power": answer.power,
-                "patients_needed": needed(answer, protocol, verdict.patients),
+                "patients_needed": needed(answer, protocol),
             }
             for answer in verdict.answers
         ],

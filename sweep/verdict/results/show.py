@@ -12,7 +12,7 @@ from mmpkd.cohort.store import Store
 from sweep.picking.candidates import Candidates
 from sweep.verdict.answer import Verdict, needed, sentence
 from sweep.verdict.folder import ConfirmationFolder
-from sweep.verdict.ledger import SHOWN_DIGITS, Opening
+from sweep.verdict.opening.ledger import SHOWN_DIGITS, Opening
 from sweep.verdict.power import USUAL_POWER, smallest_difference
 from sweep.verdict.proposal import expected_design
 from sweep.verdict.protocol import Protocol
@@ -102,6 +102,6 @@ def _show_answers(protocol: Protocol, verdict: Verdict, console: Console) -> Non
         for reason in answer.reasons:
             console.print(f"    {reason}", soft_wrap=True)
         if answer.outcome in ("cannot tell", "no difference shown"):
-            patients = needed(answer, protocol, verdict.patients)
+            patients = needed(answer, protocol)
             if patients is not None:
                 console.print(f"    About {patients} such patients would show a difference of {protocol.difference:g}.")
