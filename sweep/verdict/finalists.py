@@ -96,6 +96,11 @@ def label_of(arm: str, number: int) -> str:
     return f"{arm}-{number}"
 
 
+def labels_of(arm: str, protocol: Protocol) -> list[str]:
+    """Returns the names of the finalists of an arm as arms of the choice."""
+    return [label_of(arm, number) for number in protocol.finalists[arm]]
+
+
 def results_of(records: Sequence[Record], arm_of: Mapping[str, tuple[str, int]], goal: str) -> list[Finalist]:
     """Returns the finalists with their scores, in the order of `arm_of`.
 

@@ -125,6 +125,13 @@ class Design:
         lucks = [expected_luck(value_N, each, is_ranked) for value_N, each in zip(trials, own, strict=True)]
         return cls(patients, counted, variance, seeds, (spread**2, spread**2), (lucks[0], lucks[1]), level)
 
+    @property
+    def variance(self) -> float:
+        """The expected variance of a difference as the test estimates it."""
+        return (
+            self.patient_variance + sum(self.seed_variance) / self.seeds + sum(each.variance for each in self.searches)
+        )
+
     def with_patients(self, patients: int) -> Design:
         """Returns the design with another number of test patients of the same kind."""
         factor = patients / self.patients

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +16,9 @@ from sweep.picking.candidates import Candidates
 from sweep.space.search_config import SCORES
 from sweep.storage.records import candidates
 from sweep.verdict import finalists, phases
+from sweep.verdict.answer import Patients
 from sweep.verdict.folder import ConfirmationFolder
+from sweep.verdict.inference import SearchLuck, SeedScores
 from sweep.verdict.power import MIN_SEEDS, Design, first_step, usual_seeds
 from sweep.verdict.protocol import Protocol, Wanted, read_protocol, refuse_changes
 
@@ -127,7 +129,7 @@ def frozen(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, store
 
 
 def expected_design(
-    protocol: Protocol, trials: Candidates, store: Store, goal: str, arm: str, spread: float
+    protocol: Protocol, trials: Candidates, store: Store, spread: float, goal: str, arm: str
 ) -> Design | None:
     """Returns what is expected of the comparison of an arm with the reference on the test part, before anything has
     run.
@@ -169,3 +171,34 @@ def expected_design(
         is_ranked=goal == protocol.goal,
         level=first_step(primaries),
     )
+
+
+def design_after_choice(
+    protocol: Protocol,
+    scores: Mapping[str, Mapping[str, SeedScores]],
+    luck: Mapping[str, SearchLuck],
+    patients: Patients,
+    goal: str,
+    arm: str,
+) -> Design | None:
+    """Returns what is expected of the comparison of an arm with the reference on the test part, after the choice.
+
+    Args:
+        scores: scores of the finalists' students on validation patients, by finalist and score.
+        luck: what the search adds, by arm.
+        patients: the validation patients.
+
+    Returns:
+        The design, or None if an error is unknown.
+    """
+    treated, reference = (
+        [scores[label][goal] for label in finalists.labels_of(each, protocol) if label in scores]
+        for each in (arm, protocol.reference)
+    )
+    counted = patients.deciding(goal, protocol.localisation)
+    searches = luck[arm], luck[protocol.reference]
+    level = first_step(len(protocol.arms) * len(protocol.goals()))
+    design = Design.of_finalists(
+        treated, reference, searches, patients.all, counted, len(protocol.seeds), level
+    ).with_patients(protocol.test_patients)
+    return design if np.isfinite(design.variance) and design.variance > 0 else None

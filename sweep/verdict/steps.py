@@ -42,7 +42,7 @@ from sweep.verdict.protocol import Protocol, Wanted, freeze, frozen_at
 from sweep.verdict.results.page import page_of
 from sweep.verdict.results.pictures import pictures
 from sweep.verdict.results.record import Circumstances, External, content_of, dumped
-from sweep.verdict.results.show import show_power, show_price, show_protocol, show_verdict
+from sweep.verdict.results.show import show_power, show_power_after_choice, show_price, show_protocol, show_verdict
 from sweep.verdict.results.tracked import event_of, track
 
 
@@ -165,6 +165,7 @@ def confirm(
     luck = {
         goal: finalists.luck_of(results, on_validation, trials.records, goal, protocol) for goal in protocol.goals()
     }
+    show_power_after_choice(protocol, on_validation, luck, patients_of(store, val_rows), console)
     chosen = finalists.choose(results, len(protocol.choose_seeds))
     training = phases.training(protocol, trials, chosen, store.facts.tasks)
     status, trained, records = confirmation.train(training)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from rich.console import Console
 
 from mmpkd.cohort.store import Store
 from sweep.picking.candidates import Candidates
-from sweep.verdict.answer import Verdict, needed, sentence
+from sweep.verdict.answer import Patients, Verdict, needed, sentence
 from sweep.verdict.folder import ConfirmationFolder
+from sweep.verdict.inference import SearchLuck, SeedScores
 from sweep.verdict.opening.ledger import SHOWN_DIGITS, Opening
-from sweep.verdict.power import USUAL_POWER, smallest_difference
-from sweep.verdict.proposal import expected_design
+from sweep.verdict.power import USUAL_POWER, Design, smallest_difference
+from sweep.verdict.proposal import design_after_choice, expected_design
 from sweep.verdict.protocol import Protocol
 from sweep.verdict.results.record import External
 
@@ -65,17 +67,58 @@ def show_price(protocol: Protocol, trials: Candidates, console: Console) -> None
 
 
 def show_power(protocol: Protocol, trials: Candidates, store: Store, console: Console) -> None:
-    """Prints what difference the test part can show with the planned seeds."""
-    seeds = len(protocol.seeds)
-    console.print(
-        f"{protocol.test_patients} test patients and {seeds} seeds show, in {USUAL_POWER:.0%} of tests, a difference of"
+    """Prints what differences the test part can show with the planned seeds, before anything has run."""
+    _show_differences(
+        protocol,
+        {
+            f"if seeds scatter by {spread:g}": partial(expected_design, protocol, trials, store, spread)
+            for spread in SPREADS
+        },
+        "",
+        console,
     )
+
+
+def show_power_after_choice(
+    protocol: Protocol,
+    scores: Mapping[str, Mapping[str, SeedScores]],
+    luck: Mapping[str, Mapping[str, SearchLuck]],
+    patients: Patients,
+    console: Console,
+) -> None:
+    """Prints the same from what the finalists have shown on validation patients.
+
+    Args:
+        scores: scores of the finalists' students, by finalist and score.
+        luck: what the search adds, by score and arm.
+        patients: the validation patients.
+    """
+
+    def design(goal: str, arm: str) -> Design | None:
+        return design_after_choice(protocol, scores, luck[goal], patients, goal, arm)
+
+    _show_differences(protocol, {"": design}, "after the choice, ", console)
+
+
+def _show_differences(
+    protocol: Protocol, designs: Mapping[str, Callable[[str, str], Design | None]], when: str, console: Console
+) -> None:
+    """Prints the smallest difference that is probably shown, of each score and arm.
+
+    Args:
+        designs: what is expected of a score and an arm, by the words that say under which assumption.
+    """
+    seeds = f"{protocol.test_patients} test patients and {len(protocol.seeds)} seeds"
+    console.print(f"{when}{seeds} show, in {USUAL_POWER:.0%} of tests, a difference of", soft_wrap=True)
     for goal in protocol.goals():
-        cells = []
-        for spread in SPREADS:
-            design = expected_design(protocol, trials, store, goal, spread)
-            cells += [] if design is None else [f"{smallest_difference(design):.3f} if seeds scatter by {spread:g}"]
-        console.print(f"  {goal}: {', '.join(cells) or 'not known, as no trial has a standard error'}", soft_wrap=True)
+        for arm in protocol.arms:
+            cells = [
+                f"{smallest_difference(design):.3f} {words}".strip()
+                for words, expected in designs.items()
+                if (design := expected(goal, arm)) is not None
+            ]
+            shown = ", ".join(cells) or "not known, as no finalist has a standard error"
+            console.print(f"  {goal} by {arm}: {shown}", soft_wrap=True)
 
 
 def _device_seconds(trials: Candidates, arm: str) -> float:
