@@ -91,8 +91,11 @@ def auroc_within(
     Returns:
         auroc_RL: NaN where no group of a replicate has both classes.
     """
+    groups = np.unique(group_N)
+    if len(groups) == 1:
+        return weighted_auroc(score_NL, positive_NL, known_NL, weight_RN)
     ordered_RL, pairs_RL = np.zeros((2, weight_RN.shape[0], score_NL.shape[1]))
-    for group in np.unique(group_N):
+    for group in groups:
         of_group = np.flatnonzero(group_N == group)
         positive_nL, known_nL, weight_Rn = positive_NL[of_group] > 0, known_NL[of_group] > 0, weight_RN[:, of_group]
         area_RL = weighted_auroc(score_NL[of_group], positive_nL, known_nL, weight_Rn)
