@@ -77,9 +77,7 @@ class CohortConfig(Strict):
     window: WindowConfig | None = None  # None: 8-bit pixels are kept; 16-bit pixels get a window from the data
     clahe: ClaheConfig | None = None
     fold: Annotated[int, Field(ge=0)] = 0  # index of the validation fold: 0 to 3 if the folds are our own
-    parts: Annotated[int, Field(ge=3)] | None = (
-        None  # equal parts that are dealt; None: as the data set states
-    )
+    parts: Annotated[int, Field(ge=3)] | None = None  # number of equal parts; None: those of the data set
     sealed: Annotated[int, Field(ge=0)] | None = None  # index of the part that is sealed as test; None: the last
     allow_outside: bool = False  # whether files may lie outside the root: through a link, `..` or an absolute path
     max_bad: Fraction = 0.0  # share of unreadable samples that may be left out
