@@ -61,6 +61,11 @@ class ConfirmationFolder:
         """Which external cohort is scored, so that the same command without it continues."""
         return self.place.child("external.yaml")
 
+    @property
+    def crossed(self) -> Place:
+        """Which cohort is divided into folds, so that the same command without it continues."""
+        return self.place.child("cohort.yaml")
+
     def space(self, phase: str) -> Place:
         """Returns the file with the search space of a phase."""
         return self.place.child(f"{phase}.yaml")
@@ -70,7 +75,9 @@ class ConfirmationFolder:
         return f"{self.sweep.name}-{self.label}-{phase}"
 
     def scores(self, part: str, number: int) -> Place:
-        """Returns the file with the scores of the student of a trial on `test`, or on `external-` and a fingerprint."""
+        """Returns the file with the scores of the student of a trial on `test`, or on `external-` and a fingerprint;
+        or with what it predicts for its fold, such as `fold0`.
+        """
         return self.place.child(f"scores/{part}-{number}.json")
 
     @property

@@ -39,6 +39,7 @@ class Wanted:
     finalists: int | None = None
     choose_seeds: int | None = None
     seeds: int | None = None
+    folds: int | None = None
 
     def stated(self) -> dict[str, Any]:
         """Returns what is stated, by the name of the option."""
@@ -49,7 +50,7 @@ class Wanted:
 class Protocol(Strict):
     """What a confirmation compares, and how."""
 
-    LATER = ("external",)
+    LATER = ("external", "folds", "crossed")
 
     sweep: str  # name of the sweep
     sweep_id: str  # its identity, which another sweep of the same name does not have
@@ -66,6 +67,8 @@ class Protocol(Strict):
     controls: Mapping[str, str]  # the arm that each control belongs to, by the name of the control
     test_patients: Positive
     after: str = ""  # hash of the protocol of the confirmation before this one
+    folds: int = 0  # of a cross-validation that takes the place of the test part; 0: none
+    crossed: str = ""  # the cohort that is divided into these folds
     external: str = ""  # fingerprint of the external cohort on which the students are scored as well, if any
 
     @property
@@ -73,6 +76,11 @@ class Protocol(Strict):
         """SHA-256 of the content, as 64 hex digits."""
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def part(self) -> str:
+        """What is opened, in words."""
+        return "the cohort of the folds" if self.folds else "the test part"
 
     def goals(self) -> list[str]:
         """Returns the primary scores."""
@@ -159,4 +167,5 @@ def in_options(protocol: Protocol) -> dict[str, Any]:
         "finalists": max(map(len, protocol.finalists.values())),
         "choose_seeds": len(protocol.choose_seeds),
         "seeds": len(protocol.seeds),
+        "folds": protocol.folds,
     }
