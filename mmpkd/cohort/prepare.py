@@ -125,6 +125,7 @@ def store_identity(
         **({"is_one_part": True} if is_one_part else {}),
         **({} if not (contrast := contrast_options(config)) else {"contrast": contrast}),
         **({"leave_out": sorted({str(row) for row in config.leave_out})} if config.leave_out else {}),
+        **({} if config.parts is None else {"parts": config.parts, "sealed": config.sealed}),
     }
     return {**identity, "fingerprint": fingerprint(identity)}
 

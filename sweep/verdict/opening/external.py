@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from mmpkd.cohort.decode import Depth
@@ -18,12 +19,14 @@ from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export.student_file import source_of
 from mmpkd.machine.files import read_yaml
 from mmpkd.prediction.other_cohort import Home, prepared, refuse_seen
+from mmpkd.scoring.replicates import PartScorer
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.scoring.subgroups import aligned
 from mmpkd.scoring.validation import Labels
 from mmpkd.types import ConfigError, Mistake
 from sweep.options import RunOptions
 from sweep.transfer.preparing import prepare_shared
+from sweep.verdict.folder import ConfirmationFolder
 
 PATH = "external.cohort"  # of the section, in messages
 
@@ -56,6 +59,24 @@ class ExternalCohort:
     @property
     def rows(self) -> NDArray[np.int64]:
         return np.arange(len(self.store.sample_ids))
+
+    @property
+    def part(self) -> str:
+        """The name of the files with scores on it."""
+        return f"external-{self.store.fingerprint}"
+
+    def scorer(
+        self, own: Store, train_rows: NDArray[np.int64], evaluation: EvaluationConfig, goals: Sequence[str]
+    ) -> PartScorer:
+        """Returns what scores students on all its samples. The mean ROI of their own training patients is a map that
+        ignores the image on it as well.
+
+        Args:
+            own: the cohort of the students.
+            train_rows: their training samples.
+        """
+        rows = train_rows if self.shares_regions(own) else None
+        return PartScorer(self.store, self.rows, evaluation, goals, rows, self.labels, own)
 
     def notes(self, localisation: str | None, own: Store) -> list[str]:
         """Returns how scores on it differ from those on the students' own cohort, as sentences.
@@ -124,3 +145,41 @@ def external_cohort(
     names = [f"{task.name}/{name}" for task in home.tasks for name in task.logit_names]
     lacking = tuple(name for name, known_N in zip(names, known_NK.T, strict=True) if not known_N.any())
     return ExternalCohort(config, store, Labels(tasks, target_NK, known_NK), lacking, shared)
+
+
+def external_of(
+    file: str,
+    in_protocol: str,
+    folder: ConfirmationFolder,
+    own: Store,
+    evaluation: EvaluationConfig,
+    options: RunOptions,
+) -> ExternalCohort | None:
+    """Returns the external cohort that the command line names, else the one that the confirmation has already, if any.
+
+    Args:
+        file: the value of `external=`, or an empty text.
+        in_protocol: fingerprint of the external cohort of the protocol, or an empty text.
+        own: the cohort of the students.
+
+    Raises:
+        UserError: it cannot be scored, or the confirmation has another one.
+    """
+    kept = yaml.safe_load(folder.external.read_bytes()) if folder.external.exists() else {}
+    expected = in_protocol or kept.get("fingerprint", "")
+    section = section_of(file) if file else kept.get("cohort")
+    if section is None:
+        if expected:
+            raise ConfigError.at("external", f"the protocol names the external cohort {expected}; give its file")
+        return None
+    external = external_cohort(section, own, evaluation, options)
+    if expected and external.store.fingerprint != expected:
+        problem = f"this confirmation has the external cohort {expected}, got {external.store.fingerprint}"
+        raise ConfigError.at("external", f"{problem}; put its data back, or begin a new confirmation with new=true")
+    return external
+
+
+def keep(external: ExternalCohort, folder: ConfirmationFolder) -> None:
+    """Writes which external cohort a confirmation has, so that the same command without it continues."""
+    content = {"fingerprint": external.store.fingerprint, "cohort": external.config.model_dump(mode="json")}
+    folder.external.write_bytes(yaml.safe_dump(content, sort_keys=False).encode())
