@@ -69,7 +69,7 @@ class ClaheConfig(Strict):
 class CohortConfig(Strict):
     """The cohort that is read. `params` belong to the reader (see its class in `mmpkd/cohort/readers/`)."""
 
-    LATER = ("allow_outside", "window", "clahe", "leave_out", "parts", "sealed")
+    LATER = ("allow_outside", "window", "clahe", "leave_out", "own_numbering", "parts", "sealed")
 
     reader: str
     root: Path | None = None  # folder of the raw data set; the reader `synthetic` needs none
@@ -82,6 +82,7 @@ class CohortConfig(Strict):
     allow_outside: bool = False  # whether files may lie outside the root: through a link, `..` or an absolute path
     max_bad: Fraction = 0.0  # share of unreadable samples that may be left out
     leave_out: tuple[int | str, ...] = ()  # rows, as messages name them, whose samples do not belong to the cohort
+    own_numbering: bool = False  # a patient with a name that the students' cohort has as well is another person
     params: dict[str, Any] = {}
 
     @field_validator("root")

@@ -185,7 +185,7 @@ def _build_store(
             hashes = pictures.hashes()
             samples = scan.samples.loc[kept]
             groups = copies.find(pictures, hashes, kept_entries, samples["patient"].to_numpy(dtype=object))
-            copies.refuse(groups, samples, split[kept], config.reader, not reader.credentialed)
+            copies.refuse(groups, samples, split[kept], config, not reader.credentialed)
         except CohortError:
             shutil.rmtree(partial)  # the user has to change the source, which changes the store's name
             raise
