@@ -178,6 +178,8 @@ def confirm(
     show_power(protocol, trials, store, console)
     if external:
         console.print(f"external cohort: {external.name}", *external.notes(protocol.localisation, store), sep="\n  ")
+    for note in tested.notes:
+        console.print(note, soft_wrap=True)
     if is_plan:
         return 0
     if external:
@@ -207,7 +209,9 @@ def confirm(
     verdict = judge(protocol, scores, tested.patients(), luck)
     records = [record for _, of_part in trained for record in of_part]
     versions = {**library_versions(), "commit": code_commit()}
-    circumstances = Circumstances(frozen_at(folder), results, chosen, records, ledger.read(), command, versions)
+    circumstances = Circumstances(
+        frozen_at(folder), results, chosen, records, ledger.read(), command, versions, notes=tested.notes
+    )
     if external and external_ledger:
         external_ledger.open(protocol.hash, protocol.sweep, command, user_name(), again)
         scorer = external.scorer(store, own.train_rows, evaluation, protocol.goals())

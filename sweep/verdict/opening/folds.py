@@ -44,14 +44,16 @@ class Folds:
     """A cohort, prepared once for each of its folds, which is the sealed part then.
 
     Attributes:
-        configs: the cohort of each fold.
-        stores: the same, prepared. All have the same samples in the same order.
+        config: the cohort as it was given.
+        stores: the cohort, prepared for each fold. All have the same samples in the same order.
+        notes: what a reader must know of patients that both cohorts may share, see `refuse_seen`.
         cost: what a training costs here, as a multiple of one on the cohort of the search: the ratio of the numbers of
             training samples.
     """
 
-    configs: Sequence[CohortConfig]
+    config: CohortConfig
     stores: Sequence[Store]
+    notes: Sequence[str]
     cost: float
     part = "the cohort of the folds"
 
@@ -95,7 +97,8 @@ class Folds:
 
     def phases(self, training: Phase, goals: Sequence[str]) -> list[Phase]:
         """Returns the trainings of each fold: those of `training`, on its cohort."""
-        return [training.on(config, f"fold{fold}", goals) for fold, config in enumerate(self.configs)]
+        cohorts = _sealed(self.config, len(self.stores))
+        return [training.on(cohort, f"fold{fold}", goals) for fold, cohort in enumerate(cohorts)]
 
     def patients(self) -> Patients:
         return patients_of(self.stores[0], np.arange(len(self.stores[0].sample_ids)))
@@ -156,38 +159,46 @@ def folds_of(count: int, file: str, folder: ConfirmationFolder, own: SealedPart,
     else:
         problem = f"folds={count} tests on a cohort that the search has not seen, which cohort=FILE names"
         raise ConfigError.at("cohort", f"{problem}: a YAML file with a section `cohort:`")
-    configs = _configs(section, count, own.store.facts.image_size)
+    given = _given(section, own.store.facts.image_size)
     stores: list[Store] = []
-    for config in configs:
+    notes: list[str] = []
+    for config in _sealed(given, count):
         try:
-            stores.append(prepare_shared(prepare, config, options)[0])
+            store = prepare_shared(prepare, config, options)[0]
         except CohortError as error:
             raise ConfigError.at("folds", f"the cohort cannot be divided into {count} folds: {error}") from None
-        _refuse_searched(own.store, stores[-1])
-    return Folds(configs, stores, len(stores[0].rows("train")) / len(own.train_rows))
+        if not stores:  # the others hold the same patients
+            notes = _refuse_searched(own.store, store, given)
+        stores.append(store)
+    return Folds(given, stores, notes, len(stores[0].rows("train")) / len(own.train_rows))
 
 
-def _configs(section: dict[str, Any], count: int, image_size: int) -> list[CohortConfig]:
+def _given(section: dict[str, Any], image_size: int) -> CohortConfig:
     if given := [key for key in SET_BY_FOLDS if key in section]:
         raise ConfigError([Mistake(f"cohort.{key}", "folds=n seals each part in turn; leave it out") for key in given])
-    config = validate(CohortConfig, {**section, "image_size": image_size, "parts": count}, "cohort")
-    root = config.root and config.root.absolute()
-    return [config.model_copy(update={"root": root, "sealed": fold}) for fold in range(count)]
+    config = validate(CohortConfig, {**section, "image_size": image_size}, "cohort")
+    return config.model_copy(update={"root": config.root and config.root.absolute()})
 
 
-def _refuse_searched(own: Store, store: Store) -> None:
-    """Checks that the search has not seen the patients of a cohort.
+def _sealed(config: CohortConfig, count: int) -> list[CohortConfig]:
+    """Returns the cohort of each fold. Only a comparison with another cohort reads `own_numbering`."""
+    dealt = config.model_copy(update={"own_numbering": False, "parts": count})
+    return [dealt.model_copy(update={"sealed": fold}) for fold in range(count)]
+
+
+def _refuse_searched(own: Store, store: Store, config: CohortConfig) -> list[str]:
+    """Checks that the search has not seen the patients of a cohort, and returns notes, see `refuse_seen`.
 
     Raises:
-        ConfigError: it is the cohort of the search, or shares images with it.
+        ConfigError: it is the cohort of the search, or shares images or patients with it.
     """
     if source_of(own.manifest) == source_of(store.manifest):
         problem = "is the data set on which the sweep has chosen its settings, so none of its patients is unseen"
         raise ConfigError.at("cohort", f"{problem}; name another one, or confirm without folds")
-    refuse_seen(Home.of_store(own), store)
+    return refuse_seen(Home.of_store(own), store, config)
 
 
 def keep_folds(folds: Folds, folder: ConfirmationFolder) -> None:
     """Writes which cohort is divided into folds, so that the same command without it continues."""
-    section = folds.configs[0].model_dump(mode="json", exclude=set(SET_BY_FOLDS))
+    section = folds.config.model_dump(mode="json", exclude=set(SET_BY_FOLDS))
     folder.crossed.write_bytes(yaml.safe_dump({"cohort": section}, sort_keys=False).encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ class SealedPart:
     store: Store
     fold: int
     part = TEST_PART
+    notes: ClassVar[Sequence[str]] = ()
     cost = 1.0  # of a training, as a multiple of one of the search
 
     @property

@@ -35,8 +35,9 @@ def page_of(
     """
     paragraph = methods(protocol, verdict, circumstances)
     goals = protocol.goals()
+    notes = "".join(f'<p class="note">{escape(each)}</p>' for each in circumstances.notes)
     parts = {
-        "The answer": _answers(protocol, verdict),
+        "The answer": f"{_answers(protocol, verdict)}{notes}",
         "Differences": _differences(protocol, verdict, goals, primary=True),
         "Students": _students(protocol, verdict, goals, protocol.part),
         "Controls": _differences(protocol, verdict, goals, primary=False),

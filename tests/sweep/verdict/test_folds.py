@@ -33,8 +33,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sweep with the plan and the verdict of a cross-validation. Its first command fails when it reads a sealed fold, which it
-    does after all folds are trained; the second command continues.
+    """The sweep with the plan and the verdict of a cross-validation. The first command that trains fails when it reads
+    a sealed fold, which it does after all folds are trained; the next one continues.
     """
     tmp_path = tmp_path_factory.mktemp("done")
     shutil.copytree(base, tmp_path, dirs_exist_ok=True)
@@ -65,7 +65,8 @@ def again(done: Path, tmp_path: Path) -> Path:
 
 def words(tmp_path: Path, folds: int = FOLDS, **params: Any) -> list[str]:
     file = tmp_path / "second.yaml"
-    file.write_text(yaml.safe_dump({"cohort": {"reader": "synthetic", "params": SIZE | {"seed": 5} | params}}))
+    cohort = {"reader": "synthetic", "own_numbering": True, "params": SIZE | {"seed": 5} | params}
+    file.write_text(yaml.safe_dump({"cohort": cohort}))
     return [f"folds={folds}", f"cohort={file}"]
 
 
@@ -95,6 +96,7 @@ def test_each_patient_is_sealed_once_and_all_are_in_the_verdict(done: Path) -> N
     assert "each tested by students that were trained without the patient" in printed
     assert all(answer["sentence"] in printed for answer in content["answers"])
     page = (done / "runs" / "fake" / "confirm" / "verdict.html").read_text()
+    assert "cohort.own_numbering says that they are other people" in page and content["notes"]
     assert "opened once" in page and f"cross-validation with {FOLDS} folds" in page
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", page))
 
@@ -183,7 +185,9 @@ def test_the_same_command_again_trains_and_predicts_nothing(again: Path, monkeyp
 def test_plan_shows_the_price_of_all_folds(done: Path) -> None:
     planned = (done / "planned.txt").read_text()
     assert re.search(r"test: 23 patients of synthetic \w+, in 3 folds of which each is sealed in turn", planned)
-    prices = [float(price) for price in re.findall(r": 4 configurations on 5 seeds(?: in 3 folds)?: ([\d.e-]+)", planned)]
+    prices = [
+        float(price) for price in re.findall(r": 4 configurations on 5 seeds(?: in 3 folds)?: ([\d.e-]+)", planned)
+    ]
     first = next(store for store in stores(done) if store.manifest["sealed"] == 0)
     assert prices[1] / prices[0] == pytest.approx(FOLDS * len(first.rows("train")) / 60, rel=0.01)
 
@@ -198,6 +202,10 @@ def test_plan_shows_the_price_of_all_folds(done: Path) -> None:
         (
             {"params": SIZE | {"seed": 5}, "parts": 4, "fold": 1},
             r"cohort.parts: folds=n seals .*\n.*cohort.fold: folds=n",
+        ),
+        (
+            {"params": SIZE | {"seed": 5}},
+            "cohort: .*of its 23 patients have the name of a patient of the student's own",
         ),
         ({"params": SIZE | {"sed": 5}}, "cohort.params.sed: unknown"),
     ],
