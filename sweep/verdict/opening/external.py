@@ -46,12 +46,14 @@ class ExternalCohort:
     Attributes:
         labels: its labels, in the layout of the students' logits.
         lacking: labels of the students that it lacks, such as `findings/Edema`.
+        shared: see `refuse_seen`.
     """
 
     config: CohortConfig
     store: Store
     labels: Labels
     lacking: tuple[str, ...]
+    shared: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -91,7 +93,7 @@ class ExternalCohort:
             localisation: the score of ROIs that is compared, if any.
             own: the cohort of the students.
         """
-        notes = []
+        notes = list(self.shared)
         if self.lacking:
             notes.append(f"It lacks the labels {', '.join(self.lacking)}, so its scores are means over the others.")
         if localisation and not self.store.facts.roi_labels:
@@ -128,7 +130,8 @@ def external_cohort(
         evaluation: how the students are scored.
 
     Raises:
-        UserError: it cannot be prepared, is the students' own cohort, shares images with it, or has no label in common.
+        UserError: it cannot be prepared, is the students' own cohort, shares images or patients with it, or has no
+            label in common.
     """
     home = Home.of_store(own)
     config = validate(CohortConfig, {**section, "image_size": home.image_size}, PATH)
@@ -145,7 +148,7 @@ def external_cohort(
         store = prepared(home, config, with_depth)
         if home.is_same(store):
             raise ConfigError.at("cohort", "is the cohort of the sweep itself; name one that its students never saw")
-        refuse_seen(home, store)
+        shared = tuple(refuse_seen(home, store, config))
         tasks, target_NK, known_NK = aligned(home.tasks, home.channels, store)
         if MAPS[evaluation.map].per_label:
             columns_explained(store.facts.roi_labels, tasks)
@@ -153,7 +156,7 @@ def external_cohort(
         raise ConfigError([Mistake(f"external.{path}", problem) for path, problem in error.mistakes]) from None
     names = [f"{task.name}/{name}" for task in home.tasks for name in task.logit_names]
     lacking = tuple(name for name, known_N in zip(names, known_NK.T, strict=True) if not known_N.any())
-    return ExternalCohort(config, store, Labels(tasks, target_NK, known_NK), lacking)
+    return ExternalCohort(config, store, Labels(tasks, target_NK, known_NK), lacking, shared)
 
 
 def external_of(

@@ -437,7 +437,8 @@ def test_a_confirmation_runs_alone(again: Path) -> None:
 def write_external(tmp_path: Path, **params: Any) -> str:
     file = tmp_path / "external.yaml"
     size = {"side": 32, "train": 20, "val": 10, "test": 10}
-    file.write_text(yaml.safe_dump({"cohort": {"reader": "synthetic", "params": size | params}}))
+    cohort = {"reader": "synthetic", "params": size | params, "own_numbering": True}
+    file.write_text(yaml.safe_dump({"cohort": cohort}))
     return f"external={file}"
 
 
