@@ -20,6 +20,7 @@ from sweep.storage.failures import disk_problem
 from sweep.storage.lock import alone_in
 from sweep.storage.reader import check_exists
 from sweep.transfer.views import is_running_there, view_of
+from sweep.verdict.folder import lock_of
 from sweep.verdict.power import MIN_SEEDS
 from sweep.verdict.protocol import Wanted
 
@@ -104,7 +105,7 @@ def main(words: Sequence[str]) -> None:
     command = join(["python", "-m", "sweep.confirm", *map(redact_passwords, words)])
     is_plan, problem = options["plan"] == "true", f"another sweep.confirm of {folder} runs"
     try:
-        with nullcontext() if is_plan else alone_in(folder.confirm_lock, problem):
+        with nullcontext() if is_plan else alone_in(lock_of(folder), problem):
             status = confirm(trials, wanted, (*places, *passed_on), options, command, console)
     except OSError as error:
         if not (problem := disk_problem(error, (storage.path, Path(options["cache"])))):

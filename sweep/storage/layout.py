@@ -103,11 +103,6 @@ class SweepFolder:
         return self.path / "driver.lock"
 
     @property
-    def confirm_lock(self) -> Path:
-        """The file that a confirmation of the sweep keeps locked while it runs."""
-        return self.path / "confirm.lock"
-
-    @property
     def copies(self) -> Path:
         """What the driver notes about the copies at the sweep's address (`transfer/mirror.py`)."""
         return self.path / "copies.json"

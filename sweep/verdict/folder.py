@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -115,6 +116,11 @@ class ConfirmationFolder:
         for file in (*files, *map(self.space, phases)):
             if file.local_path.is_dir():
                 raise UserError(f"{file}: the confirmation needs a file there, and this is a folder; move it away")
+
+
+def lock_of(sweep: SweepFolder) -> Path:
+    """Returns the file that a confirmation of a sweep keeps locked while it runs."""
+    return sweep.path / f"{FOLDER}.lock"
 
 
 def confirmations(sweep: SweepFolder) -> list[ConfirmationFolder]:

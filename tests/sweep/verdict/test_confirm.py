@@ -23,7 +23,7 @@ from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import alone_in, hold_driver_lock
 from sweep.transfer.addresses import Place
 from sweep.verdict.finalists import NoVerdictError
-from sweep.verdict.folder import ConfirmationFolder
+from sweep.verdict.folder import ConfirmationFolder, lock_of
 from sweep.verdict.opening.ledger import Ledger
 from sweep.verdict.steps import Confirmation
 from tests.sweep import fake
@@ -425,12 +425,15 @@ def test_scores_of_another_protocol_are_not_used(again: Path) -> None:
 
 
 def test_a_confirmation_runs_alone(again: Path) -> None:
-    lock = SweepFolder(again / "runs" / "fake")
-    with alone_in(lock.confirm_lock, ""):
+    sweep = SweepFolder(again / "runs" / "fake")
+    with alone_in(lock_of(sweep), ""):
         with pytest.raises(UserError, match=r"another sweep.confirm of .*/fake runs at this moment; wait until"):
             confirmed(again)
         confirmed(again, "plan=true")
-    with hold_driver_lock(lock), pytest.raises(UserError, match="the sweep fake still runs; wait for its end, or stop"):
+    with (
+        hold_driver_lock(sweep),
+        pytest.raises(UserError, match="the sweep fake still runs; wait for its end, or stop"),
+    ):
         confirmed(again)
 
 
