@@ -20,7 +20,7 @@ from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export.student_file import source_of
 from mmpkd.prediction.other_cohort import Home, refuse_seen
 from mmpkd.scoring.replicates import FoldScorer, PartScorer, Predicted, Scored
-from mmpkd.types import CohortError, ConfigError, Mistake, Task
+from mmpkd.types import CohortError, ConfigError, Mistake, Task, UserError
 from sweep.options import RunOptions
 from sweep.storage.layout import SweepFolder
 from sweep.storage.whole_files import read_sealed
@@ -104,16 +104,17 @@ class Folds:
         return patients_of(self.stores[0], np.arange(len(self.stores[0].sample_ids)))
 
     def scores(
-        self, folder: ConfirmationFolder, trained: Sequence[Trained], evaluation: EvaluationConfig, goals: Sequence[str]
+        self, folder: ConfirmationFolder, protocol: Protocol, trained: Sequence[Trained], evaluation: EvaluationConfig
     ) -> dict[str, dict[str, SeedScores]]:
         """Returns the scores over all patients by arm, in the order of the seeds. What the students of one seed predict
         for their folds is scored together.
         """
+        goals = protocol.goals()
         parts = [PartScorer(store, store.rows("test"), evaluation, goals, store.rows("train")) for store in self.stores]
         predicted: dict[tuple[str, int], list[Predicted]] = {}
         for fold, (part, (sweep, records)) in enumerate(zip(parts, trained, strict=True)):
             for record in sorted(records, key=lambda record: record.turn):
-                of_student = _predicted(folder, sweep, record, fold, part)
+                of_student = _predicted(folder, protocol, sweep, record, fold, part)
                 predicted.setdefault((record.arm, record.turn), []).append(of_student)
         pooled, scored = FoldScorer(parts, goals), dict[str, list[dict[str, Scored]]]()
         for (arm, _), of_seed in predicted.items():
@@ -125,20 +126,25 @@ class Folds:
 
 
 def _predicted(
-    folder: ConfirmationFolder, sweep: SweepFolder, record: Record, fold: int, part: PartScorer
+    folder: ConfirmationFolder, protocol: Protocol, sweep: SweepFolder, record: Record, fold: int, part: PartScorer
 ) -> Predicted:
     """Returns what a student predicts for its fold. It is kept in a file, so that no student predicts twice."""
     file = folder.scores(f"fold{fold}", record.number)
-    if not (content := read_sealed(file, "and the same command writes it anew")):
+    consequence = "and the same command writes it anew"
+    content = read_sealed(file, consequence)
+    if content.get("protocol") != protocol.hash:
         outputs = part.predict(read_student(sweep, record.number).student)
         values = {
             name: [[None if np.isnan(value) else float(value) for value in value_R] for value_R in value_NR]
             for name, value_NR in outputs.value_NR.items()
         }
-        content = {"logits": outputs.logits_NK.tolist(), "values": values}
+        content = {"protocol": protocol.hash, "logits": outputs.logits_NK.tolist(), "values": values}
         write_sealed_at(file, content)
-    arrays = {name: np.array(value_NR, np.float64) for name, value_NR in content["values"].items()}
-    return Predicted(np.array(content["logits"], np.float64), arrays)
+    try:
+        arrays = {name: np.array(value_NR, np.float64) for name, value_NR in content["values"].items()}
+        return Predicted(np.array(content["logits"], np.float64), arrays)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise UserError(f"{file}: does not hold the predictions of a student; delete it, {consequence}") from None
 
 
 def folds_of(count: int, file: str, folder: ConfirmationFolder, own: SealedPart, options: RunOptions) -> Folds:
