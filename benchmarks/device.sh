@@ -65,5 +65,5 @@ cat <<'COMMAND'
 Run this in the root of the checkout on that machine, with .device carried along and a limit of 10 minutes; results are
 written to the folder $OUT:
 
-set -o pipefail; python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site .device/wheels/*.whl && export PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1 && python3 -m tarfile -e .device/store.tar.xz .device && python3 benchmarks/gpu.py --json $OUT/gpu.json --markdown $OUT/gpu.md 2>&1 | tee $OUT/gpu.log
+set -o pipefail; python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site .device/wheels/*.whl && export PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1 && python3 -m tarfile -e .device/store.tar.xz .device && python3 benchmarks/gpu.py --minutes 9 --json $OUT/gpu.json --markdown $OUT/gpu.md 2>&1 | tee $OUT/gpu.log
 COMMAND

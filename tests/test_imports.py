@@ -58,7 +58,7 @@ FLOORS = {
         {"reports", "teachers"},
         {"summary", "front_files"},
         {"reports.final", "interim"},
-        {"driver", "picking", "external"},
+        {"driver", "picking"},
         {"verdict"},
         {"run", "status", "stop", "clean", "pick", "confirm"},
     ),

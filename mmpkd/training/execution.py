@@ -36,7 +36,8 @@ class Stepper:
             torch._dynamo.reset()
             torch._dynamo.config.recompile_limit = MODES * len(run.student.model.blocks)
             for block in run.student.model.blocks:
-                block.compile()
+                # On a GPU, compiled code draws drop path from random numbers of its own, unless it is asked not to.
+                block.compile(options={"fallback_random": True})
         self._recorder = None
         if recording.wanted(execution, run.device) and not obstacle:
             self._recorder = recording.Recorder(self._take, run.device, "a training step")

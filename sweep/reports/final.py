@@ -44,7 +44,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     if further := len(snapshot.records) - len(shown):
         note = f"{further} further runs repeat promising configurations on other seeds; the front has means over seeds"
         console.print(f"{note}, with errors over patients and seeds", highlight=False, soft_wrap=True)
-    _print_tracking(_send_rest(tracker), tracker, options, console)
+    print_tracking(send_rest(tracker), tracker, options, console)
     for line in _reasons(search, _with_more_budget(options.command, search)):
         console.print(line, highlight=False, soft_wrap=True)
     return 0 if results.best and done else 1 if search.all_failed or done else 130
@@ -67,7 +67,7 @@ def _spool_end(search: Search, planned: Plan, summary: SweepSummarized, spool: S
     spool.append(SweepClosed("FAILED" if search.all_failed else "KILLED" if search.remaining_trials else "FINISHED"))
 
 
-def _send_rest(tracker: Tracker) -> int:
+def send_rest(tracker: Tracker) -> int:
     """Waits for a limited time until the tracking server has received all events, and returns the number of events that
     are still unsent.
 
@@ -117,7 +117,8 @@ def _with_more_budget(command: str, search: Search) -> str:
     return shlex.join(words)
 
 
-def _print_tracking(num_unsent: int, tracker: Tracker, options: RunOptions, console: Console) -> None:
+def print_tracking(num_unsent: int, tracker: Tracker, options: RunOptions, console: Console) -> None:
+    """Prints what MLflow lacks, what it refused, and the links to its pages of the sweep."""
     address = redact_passwords(check_tracking_uri(options.tracking_uri))
     if num_unsent:
         reason = f" ({tracker.trouble})" if tracker.trouble else ""

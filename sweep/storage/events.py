@@ -157,6 +157,24 @@ class SweepSummarized:
 
 
 @dataclass(frozen=True)
+class VerdictWritten:
+    """A confirmation whose students this sweep has trained wrote its verdict.
+
+    Attributes:
+        description: what the sweep's run in the tracking server says from now on, in Markdown.
+        metrics: the primary contrasts.
+        tags: tags of the sweep's run.
+        paths: the files that the tracking server shall receive, relative to the folder of all sweeps.
+    """
+
+    description: str
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    paths: list[str]
+    time: float = field(default=0.0, kw_only=True)
+
+
+@dataclass(frozen=True)
 class SweepClosed:
     """A driver ended, with the status FINISHED, KILLED (trials are left to run) or FAILED."""
 
@@ -165,7 +183,9 @@ class SweepClosed:
 
 
 TrialEvent: TypeAlias = TrialStarted | EpochEnded | TrialEnded
-Event: TypeAlias = SweepBegan | TrialEvent | FilesWritten | TrialFilesWritten | SweepSummarized | SweepClosed
+Event: TypeAlias = (
+    SweepBegan | TrialEvent | FilesWritten | TrialFilesWritten | SweepSummarized | VerdictWritten | SweepClosed
+)
 CLASSES: Final[Mapping[str, type[Event]]] = {  # event classes by their name in the spool
     "sweep": SweepBegan,
     "start": TrialStarted,
@@ -174,6 +194,7 @@ CLASSES: Final[Mapping[str, type[Event]]] = {  # event classes by their name in 
     "files": FilesWritten,
     "trial_files": TrialFilesWritten,
     "summary": SweepSummarized,
+    "verdict": VerdictWritten,
     "close": SweepClosed,
 }
 NAMES: Final = {kind: name for name, kind in CLASSES.items()}

@@ -12,6 +12,8 @@ from mmpkd.machine.checksums import DamagedError, sealed, unsealed
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
 from sweep.patience import patiently
+from sweep.transfer.addresses import Place
+from sweep.transfer.refusals import in_words
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
@@ -27,7 +29,7 @@ def add_sealed(path: Path, entries: Mapping[str, Any]) -> None:
     patiently(add, path)
 
 
-def read_sealed(path: Path, consequence: str) -> dict[str, Any]:
+def read_sealed(path: Path | Place, consequence: str) -> dict[str, Any]:
     """Returns the content of a file of sealed JSON. It is empty if there is no file.
 
     Args:
@@ -36,14 +38,21 @@ def read_sealed(path: Path, consequence: str) -> dict[str, Any]:
     Raises:
         UserError: the file is damaged, or cannot be read.
     """
+    file = path if isinstance(path, Place) else Place("", str(path))
     try:
-        return unsealed(path.read_bytes())
+        return unsealed(file.read_bytes())
     except FileNotFoundError:
         return {}
     except DamagedError as error:
-        raise UserError(f"{path}: {error}; delete it (rm {path}), {consequence}") from None
+        delete = f"delete it (rm {file})" if file.is_local else "delete it"
+        raise UserError(f"{file}: {error}; {delete}, {consequence}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(unreadable(file, error)) from error
+
+
+def unreadable(file: Place, error: OSError) -> str:
+    """Returns the message that a file on a disk or in an object store cannot be read."""
+    return f"{file}: cannot be read ({error.strerror})" if file.is_local else in_words(error)
 
 
 def read_resolved_space(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import math
 import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,7 @@ from sweep.storage.events import (
     TrialEnded,
     TrialFilesWritten,
     TrialStarted,
+    VerdictWritten,
 )
 from sweep.storage.layout import SweepFolder
 from sweep.tracking.links import (
@@ -43,6 +45,7 @@ from sweep.tracking.links import (
 )
 from sweep.tracking.mlflow_runs import MAX_TAG_LENGTH, NOTE, STATUS_BY_STATE, MlflowRuns
 from sweep.tracking.names import ServerNames
+from sweep.transfer.addresses import Place
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -122,6 +125,9 @@ class EventSender:
                 runs.log_metrics(sweep_run, self._metrics(event.metrics, event.time, event.ended))
                 runs.set_tags(sweep_run, {NOTE: self._description(event.description)})
                 self._change_marks(marks)
+            case VerdictWritten():
+                runs.log_metrics(sweep_run, self._metrics(event.metrics, event.time, 0))
+                runs.set_tags(sweep_run, {NOTE: self._description(event.description), **event.tags})
             case SweepClosed():
                 runs.set_ended(sweep_run, event.status, milliseconds)
 
@@ -140,16 +146,21 @@ class EventSender:
             case TrialFilesWritten():
                 self._deleted.discard(event.number)
                 for name in event.paths:
-                    self._send_trial_file(event.number, name)
+                    self._send_from(self._folder.shared, name, runs.run(event.number))
+            case VerdictWritten():
+                place = self._folder.shared
+                for name in event.paths:
+                    self._send_from(replace(place, path=str(Path(place.path).parent)), name, runs.run(None))
             case SweepSummarized():
                 self._delete_files(self._files.keys() - set(map(int, event.marks)) - self._deleted)
 
-    def _send_trial_file(self, number: int, name: str) -> None:
+    def _send_from(self, folder: Place, name: str, run: str) -> None:
+        """Sends a file below a folder that may be in an object store. A file that no longer exists is left out."""
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / Path(name).name
             with suppress(FileNotFoundError):  # a trial that left the front keeps no student
-                self._folder.shared.download(name, path)
-                self._runs.log_file(self._runs.run(number), path)
+                folder.download(name, path)
+                self._runs.log_file(run, path)
 
     def _delete_files(self, numbers: Collection[int]) -> None:
         """Deletes the students and overlays of trials that have left the front. Their runs, and models that were
@@ -216,7 +227,7 @@ class EventSender:
 
 def has_files(event: Event) -> bool:
     """Returns whether `send_files` sends or deletes files because of the event."""
-    return isinstance(event, FilesWritten | TrialFilesWritten | SweepSummarized) or (
+    return isinstance(event, FilesWritten | TrialFilesWritten | SweepSummarized | VerdictWritten) or (
         isinstance(event, TrialStarted) and bool(event.config)
     )
 

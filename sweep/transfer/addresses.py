@@ -127,10 +127,11 @@ class Place:
         Raises:
             FileNotFoundError: there is no such file.
         """
+        if self.is_local:
+            return self.local_path.read_bytes()[begin:]
         with self._files.open_input_file(self.path) as file:
             file.seek(min(begin, file.size()))
-            content: bytes = file.read()
-            return content
+            return bytes(file.read())
 
     @_explains
     def write_bytes(self, content: bytes) -> None:
@@ -288,8 +289,7 @@ def _s3(bucket: str, options: dict[str, str]) -> fs.S3FileSystem:
         options = {"scheme": parts.scheme, "endpoint_override": parts.netloc} | options
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if "region" not in options:
-        is_amazon = "endpoint_override" not in options
-        options["region"] = region or (fs.resolve_s3_region(bucket) if is_amazon else "us-east-1")
+        options["region"] = region or ("us-east-1" if "endpoint_override" in options else fs.resolve_s3_region(bucket))
     # Small files are sent in a single request, and a silent store costs seconds, not minutes.
     return fs.S3FileSystem(
         connect_timeout=SILENT_SECONDS / 2,

@@ -9,11 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmpkd.machine.checksums import DamagedError, sealed, unsealed
-from mmpkd.types import UserError
+from mmpkd.machine.checksums import sealed
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.addresses import Place
-from sweep.transfer.refusals import in_words
 
 FOLDER: Final = "confirm"  # followed by a number from the second confirmation on
 PROTOCOL: Final = "protocol.yaml"
@@ -91,21 +89,3 @@ def newest(sweep: SweepFolder) -> ConfirmationFolder:
 def write_sealed_at(file: Place, content: Mapping[str, Any]) -> None:
     """Writes a file of JSON with a checksum."""
     file.write_bytes((sealed(content, indent=1) + "\n").encode())
-
-
-def read_sealed_at(file: Place) -> dict[str, Any]:
-    """Returns the content of a file of JSON with a checksum. It is empty if there is no file.
-
-    Raises:
-        UserError: the file is damaged, or cannot be read.
-    """
-    try:
-        return unsealed(file.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except DamagedError as error:
-        raise UserError(f"{file}: {error}; delete it, and the same command writes it anew") from None
-    except OSError as error:
-        raise UserError(
-            in_words(error) if not file.is_local else f"{file}: cannot be read ({error.strerror})"
-        ) from error

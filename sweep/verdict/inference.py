@@ -157,6 +157,25 @@ def _no_error(difference: float, search_variance: float, error: float, patients:
     return ""
 
 
+def widened(scores: SeedScores, folds: int, tested: float, trained: float) -> SeedScores:
+    """Returns scores over all folds of a cross-validation with replicates that scatter as much as the folds require.
+
+    The students of two folds share most of their training patients, and those of one fold are tested on training
+    patients of the others. So their scores are not independent, and the bootstrap over the tested patients alone gives
+    too small a variance. Nadeau and Bengio (2003, Inference for the generalization error, Machine Learning 52, section
+    3) estimate the variance of a mean over J tests as (1/J + tested / trained) s² instead of s²/J, so the patients'
+    part is multiplied by 1 + J tested / trained. No estimate from a single cross-validation is free of bias (Bengio and
+    Grandvalet 2004), and without this part intervals are too narrow (Bates, Hastie and Tibshirani 2023).
+
+    Args:
+        folds: number J of folds.
+        tested: mean number of tested patients of a fold, or their share.
+        trained: mean number of training patients of a fold, or their share.
+    """
+    factor = float(np.sqrt(1 + folds * tested / trained))
+    return SeedScores(scores.value_K, scores.value_K + factor * (scores.replicate_RK - scores.value_K))
+
+
 def satterthwaite(parts: Floats, degrees: NDArray[np.int64]) -> float:
     """Returns the approximate degrees of freedom of a sum of independent variance estimates.
 

@@ -20,7 +20,7 @@ from benchmarks.fault_campaign import SHARE, schedule, with_own_mounts
 from benchmarks.witness import Loss, lines_of
 
 ROOT = Path(__file__).parents[2]
-FAULTS, TRIALS, EPOCHS = 8, 18, 6  # several trials may end while the sweep recovers from a fault
+FAULTS, TRIALS, EPOCHS = 8, 26, 6  # many trials may end while the sweep recovers from a fault
 # What a machine without root can do, without a tracking server, whose start takes longest.
 KINDS = (
     "worker killed",

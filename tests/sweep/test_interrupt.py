@@ -106,7 +106,7 @@ def test_an_interrupted_command_says_so_and_exits_with_130(capsys: pytest.Captur
     with pytest.raises(SystemExit) as ended, command.command_line():
         requests_end_the_driver()(lambda words: send(signal.SIGHUP))([])
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted; the same command continues\n"
+    assert capsys.readouterr().err == "interrupted; run the same command again\n"
 
 
 @pytest.fixture
@@ -179,8 +179,8 @@ def test_a_server_that_does_not_answer_does_not_delay_the_end(tmp_path: Path, mo
     tracker._thread.start()
     monkeypatch.setattr(tracker, "close", closing_for)
     with requests_end_the_driver():
-        assert final._send_rest(tracker) == 1, "the record waits in the spool"
-        assert final._send_rest(tracker) == 1
+        assert final.send_rest(tracker) == 1, "the record waits in the spool"
+        assert final.send_rest(tracker) == 1
     assert waited[0] == 60 and len(waited) == 3 and max(waited[1:]) <= interrupt.END_SECONDS
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from sweep.types import Record
 from sweep.verdict.answer import Verdict, needed, sentence
 from sweep.verdict.finalists import Finalist
-from sweep.verdict.ledger import Opening, as_json
+from sweep.verdict.opening.ledger import Opening, as_json
 from sweep.verdict.protocol import Protocol
 
 FORMAT = 1

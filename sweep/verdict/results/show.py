@@ -12,7 +12,7 @@ from mmpkd.cohort.store import Store
 from sweep.picking.candidates import Candidates
 from sweep.verdict.answer import Verdict, needed, sentence
 from sweep.verdict.folder import ConfirmationFolder
-from sweep.verdict.ledger import SHOWN_DIGITS, Opening
+from sweep.verdict.opening.ledger import SHOWN_DIGITS, Opening
 from sweep.verdict.power import USUAL_POWER, smallest_difference
 from sweep.verdict.proposal import expected_design
 from sweep.verdict.protocol import Protocol

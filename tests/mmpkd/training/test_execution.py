@@ -128,7 +128,13 @@ def test_execution_is_no_part_of_the_fingerprint(tiny_trial: TrialConfig) -> Non
 def test_compiled_steps_are_the_same(tiny_trial: TrialConfig, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled as far as Python's part goes. Kernels take minutes on two cores: test_gpu.py compares them."""
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda block: compiled.append(block) or compile_python(block))
+
+    def compile_python(block: nn.Module, options: dict[str, bool]) -> None:
+        assert options == {"fallback_random": True}, "on a GPU, other draws than those of an eager step would follow"
+        compiled.append(block)
+        block._compiled_call_impl = torch.compile(block._call_impl, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_python)
     runs = {}
     for execution in ("eager", "compile"):
         runs[execution] = begun(tiny_trial.model_copy(update={"execution": execution}), cache)
@@ -148,7 +154,7 @@ def test_blocks_with_rates_of_their_own_are_all_compiled_in_each_training_of_a_p
         compiled.append(graph)
         return graph
 
-    def compile_noted(block: nn.Module) -> None:
+    def compile_noted(block: nn.Module, options: dict[str, bool]) -> None:
         block._compiled_call_impl = torch.compile(block._call_impl, backend=note)
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_noted)
@@ -160,7 +166,3 @@ def test_blocks_with_rates_of_their_own_are_all_compiled_in_each_training_of_a_p
         run.wake()
         Stepper(run)(next(epoch_inputs(run, 0)))
         assert len(compiled) >= 10
-
-
-def compile_python(block: nn.Module) -> None:
-    block._compiled_call_impl = torch.compile(block._call_impl, backend="eager")

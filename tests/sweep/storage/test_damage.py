@@ -20,7 +20,7 @@ from sweep.clean import waste_of
 from sweep.options import read_run_options
 from sweep.reports import results
 from sweep.reports.details import as_json
-from sweep.reports.final import _print_tracking
+from sweep.reports.final import print_tracking
 from sweep.storage.events import Spool, SweepBegan, TrialEnded, read_events
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
@@ -204,7 +204,7 @@ def test_a_damaged_mlflow_file_stops_no_sweep(
     assert tracker.close(0.1) == 1 and tracker.trouble
     options, _ = read_run_options([f"tracking=sqlite:///{database}", f"storage={tmp_path}"])
     console = Console(file=io.StringIO(), width=200)
-    _print_tracking(1, tracker, options, console)
+    print_tracking(1, tracker, options, console)
     assert f"mv {database} {database}.damaged" in console.file.getvalue()  # type: ignore[attr-defined]
 
 

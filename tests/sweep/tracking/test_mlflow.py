@@ -29,10 +29,12 @@ from sweep.storage.events import (
     SweepSummarized,
     TrialEnded,
     TrialStarted,
+    VerdictWritten,
     cut_torn_line,
 )
 from sweep.storage.layout import SweepFolder
 from sweep.tracking.mlflow import Tracker
+from sweep.tracking.mlflow_runs import NOTE
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,23 @@ def test_the_run_of_the_sweep_says_what_came_of_it(tmp_path: Path, address: str)
     (used,) = parent.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("breast_lesions_usg", "7df6a475749447d6")
     assert json.loads(used.dataset.profile) == {"images": 252}
+
+
+def test_a_verdict_replaces_the_description_and_brings_its_files(tmp_path: Path, address: str) -> None:
+    (tmp_path / "a" / "confirm").mkdir(parents=True)
+    (tmp_path / "a-confirm-train").mkdir()
+    spool = Spool(SweepFolder(tmp_path / "a-confirm-train"))
+    (tmp_path / "a" / "confirm" / "verdict.html").write_text("the page")
+    spool.append(SweepBegan(id="x", goals=["val/auroc"]))
+    spool.append(summary({}))
+    paths = ["a/confirm/verdict.html", "a/confirm/absent.json"]
+    spool.append(VerdictWritten("- better\n\nThe table", {"verdict/val/auroc/t/p": 0.5}, {"verdict": "yes"}, paths))
+    assert drain(address, "judged", spool).left == 0  # type: ignore[attr-defined]
+    run = runs(address, "judged")[-1]
+    text = run.data.tags[NOTE]
+    assert text.startswith("- better\n\nOpen [") and text.endswith("\n\nThe table") and "The answer" not in text
+    assert run.data.tags["verdict"] == "yes" and run.data.metrics["verdict/val/auroc/t/p"] == 0.5
+    assert [file.path for file in MlflowClient(address).list_artifacts(run.info.run_id)] == ["verdict.html"]
 
 
 def test_only_the_goals_of_the_sweep_are_sent(tmp_path: Path, address: str) -> None:

@@ -21,6 +21,7 @@ from sweep.search.searcher import Search
 from sweep.search.studies import records_of
 from sweep.storage.journal import load_studies
 from sweep.storage.layout import SweepFolder
+from sweep.tracking.mlflow import Tracker
 from tests.sweep import fake
 from tests.sweep.fake_sweep import FAKE
 from tests.sweep.picked_sweep import run_sweep, write_student
@@ -70,6 +71,8 @@ def fake_trainings() -> Iterator[None]:
         patch.setattr("sweep.verdict.steps.run_sweep", run)
         patch.setattr(driver, "run_trials", run_trials)
         patch.setattr(driver, "finish", lambda *args: 0)
+        patch.setattr(Tracker, "start", lambda self: None)
+        patch.setattr(Tracker, "close", lambda self, seconds: 0)
         patch.setattr(fake, "metrics_of", with_entropy(fake.metrics_of))
         yield
 

@@ -16,7 +16,8 @@ import yaml
 
 from mmpkd.cohort.store import Store
 from mmpkd.types import ConfigError, UserError
-from sweep.storage.events import Spool
+from sweep.storage.events import Spool, VerdictWritten
+from sweep.storage.layout import SweepFolder
 from sweep.transfer.addresses import Place
 from tests.sweep import fake
 from tests.sweep.verdict.confirmed_sweep import confirmed, make_sweep
@@ -83,6 +84,28 @@ def test_a_verdict_states_protocol_answers_students_and_ledger(done: Path) -> No
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", page))
 
 
+def verdicts_in_the_spool(tmp_path: Path) -> list[VerdictWritten]:
+    spool = Spool(SweepFolder(tmp_path / "runs" / "fake-confirm-train"))
+    return [event for _, event in spool.read() if isinstance(event, VerdictWritten)]
+
+
+def test_mlflow_gets_the_verdict_and_nothing_of_a_patient(done: Path) -> None:
+    content, (event,) = verdict(done), verdicts_in_the_spool(done)
+    opening, *_ = event.description.partition("\n\n")
+    assert opening.splitlines() == [f"- {answer['sentence']}" for answer in content["answers"]]
+    assert f"protocol {content['protocol']['hash']}, frozen at" in event.description
+    first = content["answers"][0]
+    assert event.metrics["verdict/val/auroc/tabular/difference"] == first["difference"]
+    assert event.metrics["verdict/val/auroc/tabular/p"] == first["adjusted_p"]
+    assert event.tags["verdict"].startswith(f"val/auroc tabular: {first['outcome']}; val/pointing tabular: ")
+    assert event.paths == [f"fake/confirm/{name}" for name in ("verdict.html", "verdict.json", "protocol.yaml")]
+    (folder,) = (path for path in (done / "cache" / "stores").iterdir() if path.is_dir())
+    store = Store.open(folder)
+    files = [re.sub(r"base64,[^\"]*", "", (done / "runs" / path).read_text()) for path in event.paths]
+    words = {*re.findall(r"[\w-]+", "\n".join([*files, event.description]))}
+    assert len(store.patient_ids) == 150 and not words & {*store.patient_ids, *store.sample_ids}
+
+
 def test_finalists_are_chosen_among_equally_many_trials_and_run_on_fresh_seeds(done: Path) -> None:
     protocol = verdict(done)["protocol"]
     table = pd.read_parquet(done / "runs" / "fake" / "trials.parquet").sort_values("number")
@@ -128,6 +151,7 @@ def test_the_same_command_again_trains_nothing(again: Path, monkeypatch: pytest.
     before = verdict(again)
     confirmed(again)
     assert verdict(again) | {"command": ""} == before | {"command": ""}
+    assert len(verdicts_in_the_spool(again)) == 1, "MLflow gets the same verdict once"
 
 
 def test_kills_at_random_moments_end_in_the_same_verdict(
@@ -257,7 +281,8 @@ def test_a_damaged_ledger_is_not_read_as_an_empty_one(again: Path) -> None:
 def write_external(tmp_path: Path, **params: Any) -> str:
     file = tmp_path / "external.yaml"
     size = {"side": 32, "train": 20, "val": 10, "test": 10}
-    file.write_text(yaml.safe_dump({"cohort": {"reader": "synthetic", "params": size | params}}))
+    cohort = {"reader": "synthetic", "params": size | params, "own_numbering": True}
+    file.write_text(yaml.safe_dump({"cohort": cohort}))
     return f"external={file}"
 
 

@@ -10,7 +10,7 @@ from scipy.stats import t as student_t
 from scipy.stats import ttest_ind
 
 from mmpkd.scoring.stats import Floats, patient_weights, weighted_auroc, weighted_mean
-from sweep.verdict.inference import Contrast, SearchLuck, SeedScores, contrast, decide, search_luck
+from sweep.verdict.inference import Contrast, SearchLuck, SeedScores, contrast, decide, search_luck, widened
 
 NO_REPLICATES = np.empty((0, 5))
 
@@ -54,6 +54,16 @@ def test_the_degrees_of_all_parts_by_hand() -> None:
     assert result.degrees == pytest.approx(64 / 3.75)
     assert (result.difference, (result.low + result.high) / 2) == pytest.approx((10, 10))
     assert result.p == pytest.approx(2 * student_t.sf(10 / 8**0.5, 64 / 3.75))
+
+
+def test_folds_widen_the_patients_part_as_nadeau_and_bengio_do() -> None:
+    """With five folds, three of which train, the variance of a mean over folds is (1/5 + 1/3) s² instead of s²/5."""
+    random = np.random.default_rng(0)
+    arms = [SeedScores(random.normal(0.7, 0.02, 5), random.normal(0.7, 0.05, (300, 5))) for _ in range(2)]
+    plain = contrast(arms[0], arms[1], patients=40)
+    wide = contrast(*(widened(arm, 5, tested=20, trained=60) for arm in arms), patients=40)
+    assert wide.patient_variance == pytest.approx(plain.patient_variance * (1 / 5 + 1 / 3) / (1 / 5))
+    assert (wide.difference, wide.seed_variance) == (plain.difference, plain.seed_variance)
 
 
 def test_the_patients_part_is_that_of_paired_differences() -> None:

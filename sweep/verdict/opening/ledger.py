@@ -15,8 +15,8 @@ from typing import Final
 
 from mmpkd.machine.checksums import DamagedError, sealed, unsealed
 from mmpkd.types import ConfigError, UserError
+from sweep.storage.whole_files import unreadable
 from sweep.transfer.addresses import Place
-from sweep.transfer.refusals import in_words
 
 FOLDER: Final = "ledger"  # in the cache
 SHOWN_DIGITS: Final = 12  # of a hash
@@ -79,8 +79,7 @@ class Ledger:
         except FileNotFoundError:
             return []
         except OSError as error:
-            problem = f"{self.file}: cannot be read ({error.strerror})" if self.file.is_local else in_words(error)
-            raise UserError(problem) from error
+            raise UserError(unreadable(self.file, error)) from error
         try:
             return [Opening(**unsealed(line)) for line in lines]
         except (DamagedError, TypeError, ValueError) as error:

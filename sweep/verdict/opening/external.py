@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from mmpkd.cohort.decode import Depth
@@ -18,12 +19,14 @@ from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export.student_file import source_of
 from mmpkd.machine.files import read_yaml
 from mmpkd.prediction.other_cohort import Home, prepared, refuse_seen
+from mmpkd.scoring.replicates import PartScorer
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.scoring.subgroups import aligned
 from mmpkd.scoring.validation import Labels
 from mmpkd.types import ConfigError, Mistake
 from sweep.options import RunOptions
 from sweep.transfer.preparing import prepare_shared
+from sweep.verdict.folder import ConfirmationFolder
 
 PATH = "external.cohort"  # of the section, in messages
 
@@ -35,12 +38,14 @@ class ExternalCohort:
     Attributes:
         labels: its labels, in the layout of the students' logits.
         lacking: labels of the students that it lacks, such as `findings/Edema`.
+        shared: see `refuse_seen`.
     """
 
     config: CohortConfig
     store: Store
     labels: Labels
     lacking: tuple[str, ...]
+    shared: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -55,6 +60,24 @@ class ExternalCohort:
     def rows(self) -> NDArray[np.int64]:
         return np.arange(len(self.store.sample_ids))
 
+    @property
+    def part(self) -> str:
+        """The name of the files with scores on it."""
+        return f"external-{self.store.fingerprint}"
+
+    def scorer(
+        self, own: Store, train_rows: NDArray[np.int64], evaluation: EvaluationConfig, goals: Sequence[str]
+    ) -> PartScorer:
+        """Returns what scores students on all its samples. The mean ROI of their own training patients is a map that
+        ignores the image on it as well.
+
+        Args:
+            own: the cohort of the students.
+            train_rows: their training samples.
+        """
+        rows = train_rows if self.shares_regions(own) else None
+        return PartScorer(self.store, self.rows, evaluation, goals, rows, self.labels, own)
+
     def notes(self, localisation: str | None, own: Store) -> list[str]:
         """Returns how scores on it differ from those on the students' own cohort, as sentences.
 
@@ -62,7 +85,7 @@ class ExternalCohort:
             localisation: the score of ROIs that is compared, if any.
             own: the cohort of the students.
         """
-        notes = []
+        notes = list(self.shared)
         if self.lacking:
             notes.append(f"It lacks the labels {', '.join(self.lacking)}, so its scores are means over the others.")
         if localisation and not self.store.facts.roi_labels:
@@ -99,7 +122,8 @@ def external_cohort(
         evaluation: how the students are scored.
 
     Raises:
-        UserError: it cannot be prepared, is the students' own cohort, shares images with it, or has no label in common.
+        UserError: it cannot be prepared, is the students' own cohort, shares images or patients with it, or has no
+            label in common.
     """
     home = Home.of_store(own)
     config = validate(CohortConfig, {**section, "image_size": home.image_size}, PATH)
@@ -112,7 +136,7 @@ def external_cohort(
         store = prepared(home, config, with_depth)
         if home.is_same(store):
             raise ConfigError.at("cohort", "is the cohort of the sweep itself; name one that its students never saw")
-        refuse_seen(home, store)
+        shared = tuple(refuse_seen(home, store, config))
         tasks, target_NK, known_NK = aligned(home.tasks, home.channels, store)
         if MAPS[evaluation.map].per_label:
             columns_explained(store.facts.roi_labels, tasks)
@@ -120,4 +144,42 @@ def external_cohort(
         raise ConfigError([Mistake(f"external.{path}", problem) for path, problem in error.mistakes]) from None
     names = [f"{task.name}/{name}" for task in home.tasks for name in task.logit_names]
     lacking = tuple(name for name, known_N in zip(names, known_NK.T, strict=True) if not known_N.any())
-    return ExternalCohort(config, store, Labels(tasks, target_NK, known_NK), lacking)
+    return ExternalCohort(config, store, Labels(tasks, target_NK, known_NK), lacking, shared)
+
+
+def external_of(
+    file: str,
+    in_protocol: str,
+    folder: ConfirmationFolder,
+    own: Store,
+    evaluation: EvaluationConfig,
+    options: RunOptions,
+) -> ExternalCohort | None:
+    """Returns the external cohort that the command line names, else the one that the confirmation has already, if any.
+
+    Args:
+        file: the value of `external=`, or an empty text.
+        in_protocol: fingerprint of the external cohort of the protocol, or an empty text.
+        own: the cohort of the students.
+
+    Raises:
+        UserError: it cannot be scored, or the confirmation has another one.
+    """
+    kept = yaml.safe_load(folder.external.read_bytes()) if folder.external.exists() else {}
+    expected = in_protocol or kept.get("fingerprint", "")
+    section = section_of(file) if file else kept.get("cohort")
+    if section is None:
+        if expected:
+            raise ConfigError.at("external", f"the protocol names the external cohort {expected}; give its file")
+        return None
+    external = external_cohort(section, own, evaluation, options)
+    if expected and external.store.fingerprint != expected:
+        problem = f"this confirmation has the external cohort {expected}, got {external.store.fingerprint}"
+        raise ConfigError.at("external", f"{problem}; put its data back, or begin a new confirmation with new=true")
+    return external
+
+
+def keep(external: ExternalCohort, folder: ConfirmationFolder) -> None:
+    """Writes which external cohort a confirmation has, so that the same command without it continues."""
+    content = {"fingerprint": external.store.fingerprint, "cohort": external.config.model_dump(mode="json")}
+    folder.external.write_bytes(yaml.safe_dump(content, sort_keys=False).encode())

@@ -1,0 +1,69 @@
+"""Scores the students of a confirmation on a part, and keeps the scores, so that no student is scored twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmpkd.cohort.store import Store
+from mmpkd.config import EvaluationConfig
+from mmpkd.scoring.patients import rarer_class
+from mmpkd.scoring.replicates import PartScorer, Scored
+from mmpkd.scoring.validation import Labels
+from sweep.picking.candidates import Candidates
+from sweep.storage.layout import SweepFolder
+from sweep.storage.whole_files import read_sealed
+from sweep.students import read_student
+from sweep.types import Record
+from sweep.verdict.answer import Patients, by_arm
+from sweep.verdict.folder import ConfirmationFolder, write_sealed_at
+from sweep.verdict.inference import SeedScores
+from sweep.verdict.protocol import Protocol
+
+
+def evaluation_of(trials: Candidates, protocol: Protocol) -> EvaluationConfig:
+    """Returns how the students are scored, which is the same for all trials of a sweep."""
+    return trials.config_of(trials.trial(protocol.finalists[protocol.reference][0])).evaluation
+
+
+def patients_of(store: Store, rows: NDArray[np.int64], labels: Labels | None = None) -> Patients:
+    """Returns how many patients among the samples decide each score.
+
+    Args:
+        labels: labels of the samples, if the students' tasks are not those of the store.
+    """
+    patient_N = store.patient_N[rows]
+    target_NK, known_NK = labels[1:] if labels else (store.target_NK[rows], store.known_NK[rows])
+    rarer_K = rarer_class(target_NK, known_NK, patient_N)
+    rarer_K = rarer_K[rarer_K > 0]
+    with_roi = [bool(store.rois(int(row))) for row in rows]
+    return Patients(
+        len(np.unique(patient_N)), int(rarer_K.min()) if rarer_K.size else 0, len(np.unique(patient_N[with_roi]))
+    )
+
+
+def scores_of(
+    folder: ConfirmationFolder, trained: SweepFolder, records: Sequence[Record], part: str, scorer: PartScorer
+) -> dict[str, dict[str, SeedScores]]:
+    """Returns the scores of the students on a part, by arm, in the order of their seeds.
+
+    Args:
+        trained: the sweep that trained the students.
+        part: names the part in the files that keep the scores.
+    """
+    scores: dict[str, list[dict[str, Scored]]] = {}
+    for record in sorted(records, key=lambda record: record.turn):
+        if record.state != "complete":
+            continue
+        file = folder.scores(part, record.number)
+        if not (content := read_sealed(file, "and the same command writes it anew")):
+            scored = scorer.score(read_student(trained, record.number).student)
+            content = {
+                name: {"value": score.value, "replicates": score.replicate_R.tolist()} for name, score in scored.items()
+            }
+            write_sealed_at(file, content)
+        of_student = {name: Scored(score["value"], np.array(score["replicates"])) for name, score in content.items()}
+        scores.setdefault(record.arm, []).append(of_student)
+    return by_arm(scores)
