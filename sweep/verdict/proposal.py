@@ -19,7 +19,7 @@ from sweep.storage.records import candidates
 from sweep.verdict import finalists, phases
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.power import CORRELATION, MIN_SEEDS, Design, usual_seeds
-from sweep.verdict.protocol import Protocol, Wanted, read_protocol, refuse_changes
+from sweep.verdict.protocol import UNKNOWN, Protocol, Wanted, read_protocol, refuse_changes
 
 REFERENCE: Final = "none"
 DIFFERENCE: Final = 0.05  # the smallest difference that matters, unless the user states another
@@ -65,7 +65,6 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         raise ConfigError.at("cohort", "it has no test part, so nothing is left that the search has not seen")
     seeds = wanted.seeds or usual_seeds(patients)
     base = trials.space.seed + TURN_OFFSET * (folder.turn - 1)
-    earlier = read_protocol(replace(folder, turn=folder.turn - 1)) if folder.turn > 1 else None
     return Protocol(
         sweep=trials.sweep.folder.name,
         sweep_id=trials.sweep.plan.get("sweep", ""),
@@ -81,8 +80,19 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         seeds=_seeds(base + TRAIN_OFFSET, seeds),
         controls=phases.controls_of(configs),
         test_patients=patients,
-        after=earlier.hash if earlier else "",
+        after=_hash_before(folder),
     )
+
+
+def _hash_before(folder: ConfirmationFolder) -> str:
+    """Returns the hash of the protocol of the confirmation before one, which is empty for the first."""
+    if folder.turn == 1:
+        return ""
+    try:
+        earlier = read_protocol(replace(folder, turn=folder.turn - 1))
+    except UserError:  # it was edited, which is why a new one begins
+        return UNKNOWN
+    return earlier.hash if earlier else UNKNOWN
 
 
 def compared_arms(trials: Candidates, wanted: Sequence[str] | None, mistakes: list[Mistake]) -> list[str]:
