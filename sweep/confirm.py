@@ -5,7 +5,8 @@ its options.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from shlex import join
 from typing import Final
 
@@ -15,8 +16,11 @@ from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options, redact_passwords
 from sweep.picking.candidates import read_candidates
 from sweep.storage.continuation import CHANGEABLE_LEAVES
+from sweep.storage.failures import disk_problem
+from sweep.storage.lock import alone_in
 from sweep.storage.reader import check_exists
-from sweep.transfer.views import view_of
+from sweep.transfer.views import is_running_there, view_of
+from sweep.verdict.folder import lock_of
 from sweep.verdict.power import MIN_SEEDS
 from sweep.verdict.protocol import Wanted
 
@@ -92,14 +96,22 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError(mistakes)
     from sweep.verdict.steps import confirm  # imports Ray and torch, which take seconds
 
-    console = plain_console(highlight=False)
-    trials = read_candidates(storage.sweep(options["name"]))
-    if trials.sweep.running:
+    console, folder = plain_console(highlight=False), storage.sweep(options["name"])
+    if is_running_there(folder):
         stop = join(["python", "-m", "sweep.stop", options["name"], f"storage={options['storage']}"])
         raise UserError(f"the sweep {options['name']} still runs; wait for its end, or stop it:\n  {stop}")
+    trials = read_candidates(folder)
     places = [f"{key}={options[key]}" for key in ("storage", "cache", "tracking") if options[key]]
     command = join(["python", "-m", "sweep.confirm", *map(redact_passwords, words)])
-    exit_process(confirm(trials, wanted, (*places, *passed_on), options, command, console))
+    is_plan, problem = options["plan"] == "true", f"another sweep.confirm of {folder} runs"
+    try:
+        with nullcontext() if is_plan else alone_in(lock_of(folder), problem):
+            status = confirm(trials, wanted, (*places, *passed_on), options, command, console)
+    except OSError as error:
+        if not (problem := disk_problem(error, (storage.path, Path(options["cache"])))):
+            raise
+        raise UserError(f"{problem}\n  repair this, then run the same command again, which continues") from error
+    exit_process(status)
 
 
 def _wanted(options: Mapping[str, str], mistakes: list[Mistake]) -> Wanted:

@@ -23,7 +23,12 @@ from sweep.verdict.inference import SearchLuck, SeedScores, search_luck
 from sweep.verdict.protocol import Protocol
 
 FINALISTS: Final = 3  # of each arm
+NEW: Final = "begin a new confirmation with new=true"
 MIN_TRIALS: Final = 2  # complete trials of each arm, below which nothing was searched
+
+
+class NoVerdictError(UserError):
+    """A confirmation cannot end with a verdict any more."""
 
 
 def finalists_of(
@@ -101,13 +106,15 @@ def choose(results: Sequence[Finalist], seeds: int) -> dict[str, int]:
     finalist that failed on a seed is not chosen.
 
     Raises:
-        UserError: every finalist of an arm has failed on a seed.
+        NoVerdictError: every finalist of an arm has failed on a seed.
     """
     chosen: dict[str, int] = {}
     for arm in dict.fromkeys(result.arm for result in results):
         whole = [result for result in results if result.arm == arm and len(result.values) == seeds]
         if not whole:
-            raise UserError(f"every finalist of arm {arm} has failed on a fresh seed, so none can be confirmed")
+            raise NoVerdictError(
+                f"every finalist of arm {arm} has failed on a fresh seed, so none can be confirmed; {NEW}"
+            )
         chosen[arm] = min(whole, key=lambda result: (-result.mean, result.number)).number
     return chosen
 

@@ -19,7 +19,7 @@ from sweep.storage.records import candidates
 from sweep.verdict import finalists, phases
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.power import CORRELATION, MIN_SEEDS, Design, usual_seeds
-from sweep.verdict.protocol import Protocol, Wanted, read_protocol, refuse_changes
+from sweep.verdict.protocol import UNKNOWN, Protocol, Wanted, read_protocol, refuse_changes
 
 REFERENCE: Final = "none"
 DIFFERENCE: Final = 0.05  # the smallest difference that matters, unless the user states another
@@ -54,7 +54,7 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         mistakes.append(
             Mistake("localisation", f"the sweep has no score of ROIs {localisation!r}{near(localisation, known)}")
         )
-    arms = _arms(trials, wanted.arms, mistakes)
+    arms = compared_arms(trials, wanted.arms, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
     phases.refuse_reserved(arms)
@@ -65,7 +65,6 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         raise ConfigError.at("cohort", "it has no test part, so nothing is left that the search has not seen")
     seeds = wanted.seeds or usual_seeds(patients)
     base = trials.space.seed + TURN_OFFSET * (folder.turn - 1)
-    earlier = read_protocol(replace(folder, turn=folder.turn - 1)) if folder.turn > 1 else None
     return Protocol(
         sweep=trials.sweep.folder.name,
         sweep_id=trials.sweep.plan.get("sweep", ""),
@@ -81,11 +80,22 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         seeds=_seeds(base + TRAIN_OFFSET, seeds),
         controls=phases.controls_of(configs),
         test_patients=patients,
-        after=earlier.hash if earlier else "",
+        after=_hash_before(folder),
     )
 
 
-def _arms(trials: Candidates, wanted: Sequence[str] | None, mistakes: list[Mistake]) -> list[str]:
+def _hash_before(folder: ConfirmationFolder) -> str:
+    """Returns the hash of the protocol of the confirmation before one, which is empty for the first."""
+    if folder.turn == 1:
+        return ""
+    try:
+        earlier = read_protocol(replace(folder, turn=folder.turn - 1))
+    except UserError:  # it was edited, which is why a new one begins
+        return UNKNOWN
+    return earlier.hash if earlier else UNKNOWN
+
+
+def compared_arms(trials: Candidates, wanted: Sequence[str] | None, mistakes: list[Mistake]) -> list[str]:
     """Returns the arms that are compared with the reference: those with a teacher, without references and controls."""
     able = candidates(trials.shown)
     if not any(record.arm == REFERENCE for record in able):
@@ -100,6 +110,13 @@ def _arms(trials: Candidates, wanted: Sequence[str] | None, mistakes: list[Mista
         if arm not in known:
             problem = f"no arm {arm!r} with complete trials to compare with {REFERENCE}{near(arm, known)}"
             mistakes.append(Mistake("arms", f"{problem}; there are: {', '.join(known) or 'none'}"))
+    set_aside = {record.arm for record in able if record.control} | {
+        record.arm for record in trials.shown if record.reference
+    }
+    failed = [arm for arm in trials.space.arms if arm != REFERENCE and arm not in known and arm not in set_aside]
+    if known and failed and not wanted:
+        problem = f"no complete trial of {', '.join(failed)}, which the sweep was to compare with {REFERENCE}"
+        mistakes.append(Mistake("arms", f"{problem}; continue the sweep, or leave it out with arms={','.join(known)}"))
     if not known and not wanted:
         mistakes.append(Mistake("arms", f"the sweep has no arm beside {REFERENCE} with complete trials"))
     return list(wanted or known)

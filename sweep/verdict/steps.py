@@ -22,7 +22,7 @@ from sweep.driver import run_sweep
 from sweep.options import RunOptions, read_run_options
 from sweep.picking.candidates import Candidates
 from sweep.plan.plan import plan
-from sweep.provenance import code_commit, library_versions, user_name
+from sweep.provenance import code_commit, library_versions
 from sweep.search.studies import records_of
 from sweep.space.space import load_space
 from sweep.storage.journal import load_studies
@@ -32,9 +32,10 @@ from sweep.transfer.preparing import prepare_shared
 from sweep.types import Record
 from sweep.verdict import finalists, phases
 from sweep.verdict.answer import judge
+from sweep.verdict.finalists import NoVerdictError
 from sweep.verdict.folder import ConfirmationFolder, newest
-from sweep.verdict.opening.external import external_of, keep
-from sweep.verdict.opening.ledger import Ledger, refuse_second_opening
+from sweep.verdict.opening.external import ExternalCohort, external_of, keep
+from sweep.verdict.opening.ledger import Ledger
 from sweep.verdict.opening.scores import evaluation_of, patients_of, scores_of
 from sweep.verdict.phases import Phase
 from sweep.verdict.proposal import frozen, propose
@@ -52,6 +53,7 @@ class Confirmation:
 
     Attributes:
         words: words of the command line that its sweeps take over, such as `storage=` and `cache=`.
+        command: the whole command line.
     """
 
     trials: Candidates
@@ -59,6 +61,7 @@ class Confirmation:
     protocol: Protocol
     store: Store
     words: tuple[str, ...]
+    command: str
     console: Console
 
     def options(self, phase: str) -> RunOptions:
@@ -68,7 +71,7 @@ class Confirmation:
             local = Path(mkdtemp(prefix="mmpkd-")) / file.name
             self.folder.place.download(file.name, local)
             file = Place("", str(local))
-        return _run_options([f"space={file}", f"name={name}", *self.words])
+        return replace(_run_options([f"space={file}", f"name={name}", *self.words]), part_of=self.command)
 
     def train(self, phase: Phase) -> tuple[int, SweepFolder, list[Record]]:
         """Trains what is left of a phase. Returns the exit status of its sweep, its folder and its trials."""
@@ -125,24 +128,28 @@ def confirm(
     store, cache = prepare_shared(prepare, trials.cohort, run_options)
     folder, again = newest(trials.sweep.folder), options["again"] == "true"
     if options["new"] == "true" and folder.protocol.exists():
-        folder = folder.next
+        if _continues(folder, trials, wanted, options["external"], store, run_options):
+            console.print(f"new=true continues {folder}, which has no verdict yet", soft_wrap=True)
+        else:
+            folder = folder.next
+    folder.require_kinds((phases.CHOOSE, phases.TRAIN))
     protocol = frozen(trials, wanted, folder, store) or propose(trials, wanted, folder, store)
     evaluation = evaluation_of(trials, protocol)
     external = external_of(options["external"], protocol.external, folder, store, evaluation, run_options)
     if external and not folder.protocol.exists():
         protocol = protocol.model_copy(update={"external": external.store.fingerprint})
-    ledger = Ledger.of(cache, source_of(store.manifest))
-    others, is_frozen = ledger.others(protocol.hash), folder.protocol.exists()
-    is_plan = options["plan"] == "true"
-    if not (is_frozen or is_plan):
-        refuse_second_opening(others, again)
-    external_ledger = None
+    ledgers = [ledger := Ledger.of(cache, source_of(store.manifest), run_options.all_sweeps)]
     if external:
-        external_ledger = Ledger.of(cache, external.source, f"the external cohort {external.name}")
-        if not is_plan and protocol.hash not in [opening.protocol for opening in external_ledger.read()]:
-            refuse_second_opening(external_ledger.read(), again, external_ledger.part)
+        part = f"the external cohort {external.name}"
+        ledgers.append(Ledger.of(cache, external.source, run_options.all_sweeps, part))
+    warn([line for each in ledgers for line in each.warnings()], console)
+    is_frozen, is_plan = folder.protocol.exists(), options["plan"] == "true"
+    if not is_plan:
+        for each in ledgers:
+            each.refuse_second(protocol.hash, again)
+    others = ledger.others(protocol.hash)
     if not (is_frozen or is_plan):
-        freeze(protocol, folder)
+        protocol = freeze(protocol, folder)
     show_protocol(protocol, folder, others, is_frozen or not is_plan, console)
     show_price(protocol, trials, console)
     show_power(protocol, trials, store, console)
@@ -152,8 +159,34 @@ def confirm(
         return 0
     if external:
         keep(external, folder)
-    confirmation = Confirmation(trials, folder, protocol, store, words, console)
+    confirmation = Confirmation(trials, folder, protocol, store, words, command, console)
+    try:
+        return _to_the_verdict(confirmation, external, ledgers, again)
+    except NoVerdictError as error:
+        folder.failure.write_bytes(f"{error}\n".encode())
+        raise
 
+
+def _to_the_verdict(
+    confirmation: Confirmation, external: ExternalCohort | None, ledgers: Sequence[Ledger], again: bool
+) -> int:
+    """Chooses, trains, opens and says; returns the exit status of the command.
+
+    Args:
+        ledgers: those of the cohort and of the external cohort, if there is one.
+        again: whether parts may be opened that another confirmation has opened.
+
+    Raises:
+        NoVerdictError: so many trainings have failed that there is no verdict.
+        UserError: something is damaged, or another confirmation has opened a part.
+    """
+    trials, folder, protocol, store = (
+        confirmation.trials,
+        confirmation.folder,
+        confirmation.protocol,
+        confirmation.store,
+    )
+    ledger, evaluation, command = ledgers[0], evaluation_of(trials, protocol), confirmation.command
     choosing, arm_of = phases.choosing(protocol, trials)
     status, _, records = confirmation.train(choosing)
     if status:
@@ -167,28 +200,49 @@ def confirm(
         return status
 
     _require_all(training, records, trained)
-    ledger.open(protocol.hash, protocol.sweep, command, user_name(), again)
+    ledger.open(folder, protocol.hash, command, again)
     rows = store.rows("test")
     train_rows = store.rows("train", trials.cohort.fold)
     scorer = PartScorer(store, rows, evaluation, protocol.goals(), train_rows)
-    scores = scores_of(folder, trained, records, "test", scorer)
+    scores = scores_of(folder, protocol, trained, records, "test", scorer)
     verdict = judge(protocol, scores, patients_of(store, rows), luck)
     versions = {**library_versions(), "commit": code_commit()}
     circumstances = Circumstances(frozen_at(folder), results, chosen, records, ledger.read(), command, versions)
-    if external and external_ledger:
-        external_ledger.open(protocol.hash, protocol.sweep, command, user_name(), again)
+    if external:
+        ledgers[1].open(folder, protocol.hash, command, again)
         scorer = external.scorer(store, train_rows, evaluation, protocol.goals())
-        scores = scores_of(folder, trained, records, external.part, scorer)
+        scores = scores_of(folder, protocol, trained, records, external.part, scorer)
         elsewhere = judge(protocol, scores, patients_of(external.store, external.rows, external.labels), luck)
         notes = external.notes(protocol.localisation, store)
-        outside = External(external.name, bool(protocol.external), elsewhere, notes, external_ledger.read())
+        outside = External(external.name, bool(protocol.external), elsewhere, notes, ledgers[1].read())
         circumstances = replace(circumstances, external=outside)
     drawn = pictures(store, trained, records, rows)
     folder.verdict_page.write_bytes(page_of(protocol, verdict, circumstances, trials, drawn))
     folder.verdict.write_bytes(dumped(content_of(protocol, verdict, circumstances)))
-    show_verdict(protocol, verdict, circumstances.external, folder, console)
-    track(event_of(protocol, verdict, circumstances, folder), confirmation.options(training.name), console)
+    show_verdict(protocol, verdict, circumstances.external, folder, confirmation.console)
+    event, options = event_of(protocol, verdict, circumstances, folder), confirmation.options(training.name)
+    track(event, options, confirmation.console)
     return 0
+
+
+def _continues(
+    folder: ConfirmationFolder, trials: Candidates, wanted: Wanted, external: str, store: Store, options: RunOptions
+) -> bool:
+    """Whether `new=true` continues a confirmation that it has begun before: one that was interrupted, and from whose
+    protocol the command line does not differ.
+
+    Args:
+        external: the value of `external=`.
+    """
+    if folder.turn == 1 or folder.has_ended:
+        return False
+    try:
+        protocol = frozen(trials, wanted, folder, store)
+        if protocol is not None:
+            external_of(external, protocol.external, folder, store, evaluation_of(trials, protocol), options)
+    except UserError:  # another protocol is wanted, or this one cannot be continued
+        return False
+    return protocol is not None
 
 
 def _require_all(phase: Phase, records: Sequence[Record], folder: SweepFolder) -> None:
@@ -196,11 +250,11 @@ def _require_all(phase: Phase, records: Sequence[Record], folder: SweepFolder) -
     its luckier seeds.
 
     Raises:
-        UserError: a training has failed.
+        NoVerdictError: a training has failed.
     """
     complete = Counter(record.arm for record in records if record.state == "complete")
     counts = {label: complete[label] for label in phase.configs}
     if lacking := {label: count for label, count in counts.items() if count < len(phase.seeds)}:
         listed = ", ".join(f"{label} {count} of {len(phase.seeds)}" for label, count in lacking.items())
         problem = f"trainings have failed, so there is no verdict; complete are: {listed}"
-        raise UserError(f"{problem}\n  see {folder.errors}, and begin a new confirmation with new=true")
+        raise NoVerdictError(f"{problem}\n  see {folder.errors}, and {finalists.NEW}")

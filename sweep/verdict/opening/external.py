@@ -15,20 +15,28 @@ from numpy.typing import NDArray
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import CohortConfig, EvaluationConfig, validate
+from mmpkd.config import CohortConfig, EvaluationConfig, Strict, validate
 from mmpkd.export.student_file import source_of
+from mmpkd.machine.checksums import DamagedError
 from mmpkd.machine.files import read_yaml
 from mmpkd.prediction.other_cohort import Home, prepared, refuse_seen
 from mmpkd.scoring.replicates import PartScorer
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.scoring.subgroups import aligned
 from mmpkd.scoring.validation import Labels
-from mmpkd.types import ConfigError, Mistake
+from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import RunOptions
 from sweep.transfer.preparing import prepare_shared
-from sweep.verdict.folder import ConfirmationFolder
+from sweep.verdict.folder import ConfirmationFolder, read_mapping
 
 PATH = "external.cohort"  # of the section, in messages
+
+
+class Kept(Strict):
+    """The external cohort of a confirmation, as its file names it."""
+
+    fingerprint: str
+    cohort: CohortConfig
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,11 @@ def external_cohort(
     config = config.model_copy(update={"root": config.root and config.root.absolute()})
 
     def with_depth(depth: Depth | None) -> Store:
-        return prepare_shared(partial(prepare, depth=depth, folds=False), config, options)[0]
+        store = prepare_shared(partial(prepare, depth=depth, folds=False), config, options)[0]
+        if store.fingerprint != home.cohort and source_of(store.manifest) == home.source:
+            problem = "is the data set of the sweep, prepared with other options or from other files"
+            raise ConfigError.at("cohort", f"{problem}, so it may hold patients of training; name another data set")
+        return store
 
     try:
         store = prepared(home, config, with_depth)
@@ -165,9 +177,9 @@ def external_of(
     Raises:
         UserError: it cannot be scored, or the confirmation has another one.
     """
-    kept = yaml.safe_load(folder.external.read_bytes()) if folder.external.exists() else {}
-    expected = in_protocol or kept.get("fingerprint", "")
-    section = section_of(file) if file else kept.get("cohort")
+    kept = _read_kept(folder)
+    expected = in_protocol or (kept.fingerprint if kept else "")
+    section = section_of(file) if file else kept.cohort.model_dump(mode="json") if kept else None
     if section is None:
         if expected:
             raise ConfigError.at("external", f"the protocol names the external cohort {expected}; give its file")
@@ -181,5 +193,13 @@ def external_of(
 
 def keep(external: ExternalCohort, folder: ConfirmationFolder) -> None:
     """Writes which external cohort a confirmation has, so that the same command without it continues."""
-    content = {"fingerprint": external.store.fingerprint, "cohort": external.config.model_dump(mode="json")}
+    content = Kept(fingerprint=external.store.fingerprint, cohort=external.config).model_dump(mode="json")
     folder.external.write_bytes(yaml.safe_dump(content, sort_keys=False).encode())
+
+
+def _read_kept(folder: ConfirmationFolder) -> Kept | None:
+    try:
+        content = read_mapping(folder.external)
+        return None if content is None else validate(Kept, content, "")
+    except (DamagedError, ConfigError) as error:
+        raise UserError(f"{folder.external}: {error}; delete it, and give external=FILE again") from None

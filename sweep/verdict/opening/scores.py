@@ -12,10 +12,12 @@ from mmpkd.config import EvaluationConfig
 from mmpkd.scoring.patients import rarer_class
 from mmpkd.scoring.replicates import PartScorer, Scored
 from mmpkd.scoring.validation import Labels
+from mmpkd.types import UserError
 from sweep.picking.candidates import Candidates
 from sweep.storage.layout import SweepFolder
 from sweep.storage.whole_files import read_sealed
 from sweep.students import read_student
+from sweep.transfer.addresses import Place
 from sweep.types import Record
 from sweep.verdict.answer import Patients, by_arm
 from sweep.verdict.folder import ConfirmationFolder, write_sealed_at
@@ -45,25 +47,42 @@ def patients_of(store: Store, rows: NDArray[np.int64], labels: Labels | None = N
 
 
 def scores_of(
-    folder: ConfirmationFolder, trained: SweepFolder, records: Sequence[Record], part: str, scorer: PartScorer
+    folder: ConfirmationFolder,
+    protocol: Protocol,
+    trained: SweepFolder,
+    records: Sequence[Record],
+    part: str,
+    scorer: PartScorer,
 ) -> dict[str, dict[str, SeedScores]]:
     """Returns the scores of the students on a part, by arm, in the order of their seeds.
 
     Args:
         trained: the sweep that trained the students.
         part: names the part in the files that keep the scores.
+
+    Raises:
+        UserError: a student is gone or damaged, or a file with scores is.
     """
     scores: dict[str, list[dict[str, Scored]]] = {}
     for record in sorted(records, key=lambda record: record.turn):
         if record.state != "complete":
             continue
         file = folder.scores(part, record.number)
-        if not (content := read_sealed(file, "and the same command writes it anew")):
-            scored = scorer.score(read_student(trained, record.number).student)
-            content = {
-                name: {"value": score.value, "replicates": score.replicate_R.tolist()} for name, score in scored.items()
-            }
-            write_sealed_at(file, content)
-        of_student = {name: Scored(score["value"], np.array(score["replicates"])) for name, score in content.items()}
+        if (of_student := _read(file, protocol)) is None:
+            of_student = scorer.score(read_student(trained, record.number).student)
+            content = {name: [score.value, score.replicate_R.tolist()] for name, score in of_student.items()}
+            write_sealed_at(file, {"protocol": protocol.hash, "scores": content})
         scores.setdefault(record.arm, []).append(of_student)
     return by_arm(scores)
+
+
+def _read(file: Place, protocol: Protocol) -> dict[str, Scored] | None:
+    """Returns the scores in a file, or None if it has none of this protocol."""
+    consequence = "and the same command writes it anew"
+    content = read_sealed(file, consequence)
+    if content.get("protocol") != protocol.hash:
+        return None
+    try:
+        return {name: Scored(float(value), np.array(of_R, float)) for name, (value, of_R) in content["scores"].items()}
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise UserError(f"{file}: does not hold the scores of a student; delete it, {consequence}") from None

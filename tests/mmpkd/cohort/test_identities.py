@@ -266,6 +266,18 @@ def test_patients_of_whom_a_letter_was_lost(tmp_path: Path) -> None:
         prepare(config(tmp_path / "raw"), tmp_path / "cache")
 
 
+def test_quantities_that_are_read_as_categories_are_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = cases()
+    table["age"], table["shape"] = range(60), np.resize(["1", "2", "3"], 60)  # a quantity, and a grade
+    write_cohort(tmp_path / "raw", table)
+    prepare(config(tmp_path / "raw", columns={"age": {"role": "context"}, "shape": {"role": "descriptor"}}), tmp_path)
+    message = " ".join(capsys.readouterr().err.split())
+    assert "column 'age': it has 60 different values, all of them numbers, and each is read as a category" in message
+    assert "column 'shape'" not in message
+
+
 def test_a_number_for_missing_that_is_padded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = cases()
     table["age"] = np.resize(["50", "61", "-999.0"], 60)
