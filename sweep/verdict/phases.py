@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from scipy.optimize import brentq
 
-from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.config import STUDENT, TASK, CohortConfig, StageConfig, TrialConfig
 from mmpkd.types import ConfigError, Task, UserError
 from sweep.picking.candidates import Candidates
 from sweep.space.space import SHARED
@@ -120,7 +120,21 @@ def smoothed(config: TrialConfig, entropy: float, tasks: Sequence[Task]) -> Tria
     merely because they are softer, label smoothing gains as well.
     """
     optimizer = config.optimizer.model_copy(update={"label_smoothing": smoothing_of(entropy, tasks)})
-    return config.model_copy(update={"teachers": {}, "objectives": {}, "stages": (), "optimizer": optimizer})
+    stages = _without_teachers(config.stages)
+    return config.model_copy(update={"teachers": {}, "objectives": {}, "stages": stages, "optimizer": optimizer})
+
+
+def _without_teachers(stages: Sequence[StageConfig]) -> tuple[StageConfig, ...]:
+    """Returns the stages with the labels as their only term, so that the control trains the same parts of the student;
+    none, if a stage is nothing without a teacher.
+    """
+    parts = [tuple(path for path in stage.train if path.partition(".")[0] == STUDENT) for stage in stages]
+    if not all(parts) or not all(TASK in stage.objectives for stage in stages):
+        return ()
+    return tuple(
+        stage.model_copy(update={"train": train, "objectives": (TASK,), "answer": STUDENT})
+        for stage, train in zip(stages, parts, strict=True)
+    )
 
 
 def smoothing_of(entropy: float, tasks: Sequence[Task]) -> float:
