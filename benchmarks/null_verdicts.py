@@ -59,7 +59,8 @@ from benchmarks.worlds import NOISE, ClosedFormWorld, RecordedWorld, World, rand
 from mmpkd.command import command_line, own_words
 from mmpkd.scoring.stats import auroc_influence, delong_error, patient_weights, weighted_auroc, weighted_mean
 from mmpkd.types import ConfigError, Mistake
-from sweep.verdict.inference import FIXED, Contrast, SearchLuck, SeedScores, contrast, decide, search_luck
+from sweep.verdict.answer import decide
+from sweep.verdict.inference import FIXED, Contrast, SearchLuck, SeedScores, contrast, search_luck
 from sweep.verdict.power import MIN_RARER, Design, first_step, power
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -265,6 +266,7 @@ def simulate(scores: Scores, setting: Setting, random: np.random.Generator) -> V
         setting.patients,
         setting.rarer,
         (errors[0], errors[1]),
+        1.0,
         setting.seeds,
         setting.spread,
         (treated.trials[0], reference.trials[0]),

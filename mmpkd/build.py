@@ -65,6 +65,9 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
     if facts.external:
         remedy = "train on another cohort, and score its model on this one with python -m mmpkd.evaluate"
         mistakes.append(Mistake("cohort", f"no sample is in part train, so there is nothing to learn from; {remedy}"))
+    if config.cohort.own_numbering:
+        problem = "only says who the patients of another cohort are; leave it out where a student is trained"
+        mistakes.append(Mistake("cohort.own_numbering", problem))
     try:
         student = _student(config, facts, empty=True)
     except ConfigError as error:

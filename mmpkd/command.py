@@ -52,10 +52,10 @@ def command_line() -> Iterator[list[str]]:
         if not (fault := machine_fault(error)):
             raise
         path = error.filename or "the output, or a temporary file"
-        print(f"error: {path}: {fault}\n  repair this, then run the same command again to continue", file=sys.stderr)
+        print(f"error: {path}: {fault}\n  repair this, then run the same command again", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print("interrupted; run the same command again", file=sys.stderr)
         sys.exit(130)
 
 

@@ -69,7 +69,7 @@ class ClaheConfig(Strict):
 class CohortConfig(Strict):
     """The cohort that is read. `params` belong to the reader (see its class in `mmpkd/cohort/readers/`)."""
 
-    LATER = ("allow_outside", "window", "clahe", "leave_out")
+    LATER = ("allow_outside", "window", "clahe", "leave_out", "own_numbering", "parts", "sealed")
 
     reader: str
     root: Path | None = None  # folder of the raw data set; the reader `synthetic` needs none
@@ -77,9 +77,12 @@ class CohortConfig(Strict):
     window: WindowConfig | None = None  # None: 8-bit pixels are kept; 16-bit pixels get a window from the data
     clahe: ClaheConfig | None = None
     fold: Annotated[int, Field(ge=0)] = 0  # index of the validation fold: 0 to 3 if the folds are our own
+    parts: Annotated[int, Field(ge=3)] | None = None  # number of equal parts; None: those of the data set
+    sealed: Annotated[int, Field(ge=0)] | None = None  # index of the part that is sealed as test; None: the last
     allow_outside: bool = False  # whether files may lie outside the root: through a link, `..` or an absolute path
     max_bad: Fraction = 0.0  # share of unreadable samples that may be left out
     leave_out: tuple[int | str, ...] = ()  # rows, as messages name them, whose samples do not belong to the cohort
+    own_numbering: bool = False  # a patient with a name that the students' cohort has as well is another person
     params: dict[str, Any] = {}
 
     @field_validator("root")

@@ -19,7 +19,7 @@ from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export.student_file import Exported, read, tempered
 from mmpkd.machine.files import overridden, read_yaml
-from mmpkd.prediction.evaluation_tables import print_tables, write_tables
+from mmpkd.prediction.evaluation_tables import FITTED_HERE, print_tables, write_tables
 from mmpkd.prediction.other_cohort import Home, prepared, refuse_seen
 from mmpkd.scoring import classify, subgroups
 from mmpkd.scoring.grouping import fold_notes, groupings, reason_not_compared, values_of
@@ -86,7 +86,7 @@ def main(words: Sequence[str]) -> None:
     if wanted_size not in (None, size) and "cohort.image_size" in stated:
         raise ConfigError.at("cohort.image_size", f"the student sees {size} pixels, not {wanted_size}: leave it out")
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
-    home = Home.of_student(exported)
+    home = Home.of_student(exported, cache)
     store = prepared(home, config, lambda depth: prepare(config, cache, depth, folds=False), stated)
     is_own = home.is_same(store)
     for key in ("within", "roi"):
@@ -96,6 +96,7 @@ def main(words: Sequence[str]) -> None:
     part = own["part"] or ("val" if is_own else "all")
     stated_fold = config.fold if "fold" in config.model_fields_set else None
     fold = fold_of(store, home, exported.card.fold, stated_fold, part, "cohort.fold" in stated)
+    notes = [FITTED_HERE] if is_own else refuse_seen(home, store, config)
     rows = rows_to_score(store, home, exported.card.fold, own["part"], fold or 0)
     columns = groupings(store, own["groups"].split(",") if own["groups"] else None)
     weights = cast(ClassWeights, own["class_weights"])
@@ -105,12 +106,12 @@ def main(words: Sequence[str]) -> None:
     folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{part_name}"
     record: dict[str, Any] = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint}
     record |= {"part": part, "fold": fold, "samples": len(rows), "replicates": REPLICATES}
-    record["fitted_on_these_patients"] = is_own
+    record |= {"fitted_on_these_patients": is_own, "notes": notes}
     with command.written_to(folder):
         write_tables(folder, tables, record)
     which = f"{store.manifest['reader']}, part {part}" + (f", fold {fold}" if fold is not None else "")
     title = f"{which}: {len(rows)} samples of {len(np.unique(store.patient_N[rows]))} patients"
-    print_tables(tables, title, regions, is_own)
+    print_tables(tables, title, regions, notes)
     command.warn(subgroups.few_patients(home.tasks, home.channels, store, rows))
     compared = set(tables["groups"]["column"]) if "groups" in tables else set()
     lines = [reason_not_compared(name) for name in columns if name not in compared]
@@ -152,15 +153,13 @@ def rows_to_score(store: Store, home: Home, own_fold: int, part: str, fold: int)
     """Returns the rows of the samples to score.
 
     Raises:
-        ConfigError: the part must not be scored, or is empty; or it shares images with the student's own cohort.
+        ConfigError: the part must not be scored, or is empty.
     """
     if home.is_same(store):
         if part not in ("", "val"):
             reason = "the student was trained on this cohort: scores on its training part would be too high, and its"
             raise ConfigError.at("part", f"{reason} test part is sealed; use part=val")
         return store.rows("val", own_fold)
-    advice = "remove their patients, or name the student's own cohort, whose validation part is scored"
-    refuse_seen(home, store, advice)
     if part in ("", "all"):
         return np.arange(len(store.sample_ids))
     rows = store.rows(cast(Part, part), fold)

@@ -5,7 +5,8 @@ its options.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from shlex import join
 from typing import Final
 
@@ -15,8 +16,11 @@ from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options, redact_passwords
 from sweep.picking.candidates import read_candidates
 from sweep.storage.continuation import CHANGEABLE_LEAVES
+from sweep.storage.failures import disk_problem
+from sweep.storage.lock import alone_in
 from sweep.storage.reader import check_exists
-from sweep.transfer.views import view_of
+from sweep.transfer.views import is_running_there, view_of
+from sweep.verdict.folder import lock_of
 from sweep.verdict.power import MIN_SEEDS
 from sweep.verdict.protocol import Wanted
 
@@ -41,6 +45,10 @@ same command again continues.
   seeds=N        further seeds of the chosen [5, or 10 above 300 test patients]
   external=FILE  scores the students on another cohort as well, which is read
                  from the section `cohort` of a YAML file
+  folds=N        tests by cross-validation on a second cohort, each of whose N
+                 parts of patients is sealed in turn; the settings come from
+                 the sweep, so that no choice has seen this cohort
+  cohort=FILE    the second cohort: the section `cohort` of a YAML file
   again=true     opens the test part although an earlier confirmation has
   new=true       begins a new confirmation with another protocol
   storage=runs, cache=cache, tracking=URI   as given to sweep.run
@@ -61,7 +69,7 @@ above; 130 stopped before the end, the same command continues
 """
 DEFAULTS: Final[Mapping[str, str]] = {
     **{key: "" for key in ("name", "goal", "localisation", "arms", "difference", "finalists")},
-    **{key: "" for key in ("choose_seeds", "seeds", "tracking", "external")},
+    **{key: "" for key in ("choose_seeds", "seeds", "tracking", "external", "folds", "cohort")},
     **{"storage": DEFAULT_STORAGE, "cache": DEFAULT_CACHE, "plan": "false", "again": "false", "new": "false"},
 }
 
@@ -69,7 +77,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
 # Keys of sweep.run that the trainings take over. They change no training, or say where its files are.
 PASSED_ON: Final = (*set(CHANGEABLE_LEAVES) - {"search.trials", "search.plateau", "search.keep"}, "scratch", "patience")
 MOST: Final = 1000  # seeds of the choice and of the training are as far apart
-POSITIVE: Final = ("finalists", "choose_seeds", "seeds")  # options that are whole numbers
+LEAST: Final = {"finalists": 1, "choose_seeds": MIN_SEEDS, "seeds": MIN_SEEDS, "folds": 3}  # of whole numbers
 
 
 @requests_end_the_driver()
@@ -92,21 +100,29 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError(mistakes)
     from sweep.verdict.steps import confirm  # imports Ray and torch, which take seconds
 
-    console = plain_console(highlight=False)
-    trials = read_candidates(storage.sweep(options["name"]))
-    if trials.sweep.running:
+    console, folder = plain_console(highlight=False), storage.sweep(options["name"])
+    if is_running_there(folder):
         stop = join(["python", "-m", "sweep.stop", options["name"], f"storage={options['storage']}"])
         raise UserError(f"the sweep {options['name']} still runs; wait for its end, or stop it:\n  {stop}")
+    trials = read_candidates(folder)
     places = [f"{key}={options[key]}" for key in ("storage", "cache", "tracking") if options[key]]
     command = join(["python", "-m", "sweep.confirm", *map(redact_passwords, words)])
-    exit_process(confirm(trials, wanted, (*places, *passed_on), options, command, console))
+    is_plan, problem = options["plan"] == "true", f"another sweep.confirm of {folder} runs"
+    try:
+        with nullcontext() if is_plan else alone_in(lock_of(folder), problem):
+            status = confirm(trials, wanted, (*places, *passed_on), options, command, console)
+    except OSError as error:
+        if not (problem := disk_problem(error, (storage.path, Path(options["cache"])))):
+            raise
+        raise UserError(f"{problem}\n  repair this, then run the same command again, which continues") from error
+    exit_process(status)
 
 
 def _wanted(options: Mapping[str, str], mistakes: list[Mistake]) -> Wanted:
     """Returns what the options state of the protocol, and adds their mistakes."""
     numbers: dict[str, int | None] = {}
-    for key in POSITIVE:
-        text, least = options[key], 1 if key == "finalists" else MIN_SEEDS
+    for key, least in LEAST.items():
+        text = options[key]
         numbers[key] = int(text) if text.isdecimal() and least <= int(text) <= MOST else None
         if text and numbers[key] is None:
             mistakes.append(Mistake(key, f"wants a whole number from {least} to {MOST}, got {text!r}"))
@@ -116,6 +132,8 @@ def _wanted(options: Mapping[str, str], mistakes: list[Mistake]) -> Wanted:
             difference = float(text)
         if difference is None or not 0 < difference < 1:
             mistakes.append(Mistake("difference", f"wants a number between 0 and 1, such as 0.05, got {text!r}"))
+    if options["cohort"] and not options["folds"]:
+        mistakes.append(Mistake("cohort", "is the cohort that is divided into folds; write folds=N as well, such as 5"))
     arms = tuple(dict.fromkeys(filter(None, options["arms"].split(","))))
     return Wanted(options["goal"] or None, options["localisation"] or None, arms or None, difference, **numbers)
 

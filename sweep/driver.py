@@ -132,7 +132,7 @@ def run_sweep(
                 return 130
             raise UserError(
                 f"{problem}; the sweep stopped\n"
-                f"  Everything written before is whole. Repair this, then continue with:\n  {options.command}"
+                f"  Everything written before is whole. Repair this, then continue with:\n  {options.continuing}"
             ) from error
 
 

@@ -60,6 +60,7 @@ class RunOptions:
     repair: bool = False
     overrides: tuple[str, ...] = ()
     words: tuple[str, ...] = ()  # the whole command line, with passwords removed
+    part_of: str = ""  # the command line whose part this sweep is, such as that of a confirmation; empty for a user's
 
     @property
     def num_restarts(self) -> int:
@@ -91,8 +92,13 @@ class RunOptions:
 
     @property
     def command(self) -> str:
-        """The command line that continues this sweep."""
+        """The command line that continues this sweep alone."""
         return run_command(self.words, self.cluster)
+
+    @property
+    def continuing(self) -> str:
+        """The command line with which a user continues: that of the whole if this sweep is a part of something."""
+        return on_cluster(self.part_of, self.cluster) if self.part_of else self.command
 
     @property
     def cluster(self) -> str:
@@ -146,6 +152,7 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
         restarts=values["restarts"],
         overrides=tuple(overrides),
         words=tuple(map(redact_passwords, words)),
+        part_of="",
         **{key: values[key] == "true" for key in SWITCHES},
     )
     try:
@@ -196,8 +203,12 @@ def run_command(words: Iterable[str], cluster: str = "") -> str:
     Args:
         cluster: address of the Ray cluster on which the sweep runs; empty for one machine.
     """
-    on_cluster = [f"RAY_ADDRESS={quote(cluster)}"] if cluster else []
-    return " ".join([*on_cluster, "python -m sweep.run", *map(quote, words)])
+    return on_cluster(" ".join(["python -m sweep.run", *map(quote, words)]), cluster)
+
+
+def on_cluster(command: str, cluster: str) -> str:
+    """Returns a command line that runs on this Ray cluster; an empty address is this machine alone."""
+    return f"RAY_ADDRESS={quote(cluster)} {command}" if cluster else command
 
 
 # --- sweep.status, sweep.stop, sweep.clean ---

@@ -55,7 +55,8 @@ def evaluated(trained: Trained, cohort: CohortConfig, out: Path, *words: str) ->
 @pytest.fixture(scope="module")
 def external(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> External:
     root, out = tmp_path_factory.mktemp("external"), tmp_path_factory.mktemp("evaluated")
-    tables = evaluated(trained, colour_cohort.write(root, seed=5, patients=40, square=True), out)
+    cohort = colour_cohort.write(root, seed=5, patients=40, square=True).model_copy(update={"own_numbering": True})
+    tables = evaluated(trained, cohort, out)
     predict.main([f"model={trained.folder}", f"images={root / 'images'}", f"out={out / 'p'}", "overlays=false"])
     table = colour_cohort.read(root).loc[tables["predictions"]["sample"]]
     predicted = pd.read_csv(out / "p" / "predictions.csv").set_index("image").loc[table.index]
@@ -168,7 +169,9 @@ def test_groups_hold_their_own_samples(external: External) -> None:
 
 
 def test_groups_of_a_part_hold_the_samples_of_that_part(trained: Trained, external: External, tmp_path: Path) -> None:
-    tables = evaluated(trained, colour_cohort.config(external.root), tmp_path, "part=train")
+    tables = evaluated(
+        trained, colour_cohort.config(external.root), tmp_path, "part=train", "cohort.own_numbering=true"
+    )
     part = external.table.loc[tables["predictions"]["sample"]]
     assert 0.4 < len(part) / len(external.table) < 0.8, "four folds of five but the one that validates"
     groups = tables["groups"].query("column == 'sex'").set_index("group")

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from mmpkd.cohort.journal import Entry
 from mmpkd.cohort.likeness import Hashes, Pictures, candidates, is_same_picture
+from mmpkd.config import CohortConfig
 from mmpkd.types import CohortError
 
 NUM_SHOWN = 10  # maximum number of groups, or of samples of a group, that a message lists
-MAX_LEFT_OUT = 100  # of a longer list nobody would copy the rows
+MAX_LEFT_OUT = 1000  # of a longer list nobody would copy the rows, and a command line cannot hold it
 
 Group = list[int]  # positions of the samples that show one picture, ascending
 
@@ -51,6 +52,16 @@ def find(pictures: Pictures, hash_N: Hashes, entries: Sequence[Entry], patient_N
     return [group for group in groups.values() if len(set(patient_N[group])) > 1]
 
 
+def shown_in_both(pictures: Pictures, hash_N: Hashes, others: Pictures, hash_M: Hashes) -> NDArray[np.bool_]:
+    """Returns whether each picture of a cohort is a picture of another cohort as well, N."""
+    is_shown_N = np.zeros(len(hash_N), bool)
+    for pairs in candidates(hash_N, hash_M):
+        for first, second, mirroring in pairs:
+            if not is_shown_N[first]:
+                is_shown_N[first] = is_same_picture(pictures.grey(first), others.grey(second), mirroring)
+    return is_shown_N
+
+
 def _pairs(hash_N: Hashes, entries: Sequence[Entry], patient_N: NDArray[np.object_]) -> Iterator[tuple[int, int, int]]:
     """Yields pairs of samples that may show one picture, and how the second is mirrored (see `likeness.Pair`).
 
@@ -66,7 +77,9 @@ def _pairs(hash_N: Hashes, entries: Sequence[Entry], patient_N: NDArray[np.objec
         yield from (pair for pair in pairs if patient_N[pair.first] != patient_N[pair.second])
 
 
-def refuse(groups: Sequence[Group], samples: pd.DataFrame, split: pd.Series, reader: str, is_public: bool) -> None:
+def refuse(
+    groups: Sequence[Group], samples: pd.DataFrame, split: pd.Series, config: CohortConfig, is_public: bool
+) -> None:
     """Checks that no picture is in two parts.
 
     Args:
@@ -88,14 +101,21 @@ def refuse(groups: Sequence[Group], samples: pd.DataFrame, split: pd.Series, rea
     if len(apart) > NUM_SHOWN:
         lines.append(f"and {len(apart) - NUM_SHOWN} more")
     surplus = [position for group in apart for position in _surplus(group, samples, part_N)]
-    rows = [_row(samples, position) for position in surplus]
     remedy = "If the images of a line are of one patient, give these rows the same patient in the source"
-    if len(rows) <= MAX_LEFT_OUT:
-        option = shlex.quote(f"cohort.leave_out={json.dumps(rows, separators=(',', ':'))}")
+    if option := leave_out_option(samples, surplus, config):
         remedy += f". Or keep one patient of each line and leave out the others: {option}"
     counted = f"{len(apart)} picture{'s are' * (len(apart) > 1) or ' is'}"
     problem = f"{counted} in several parts of the cohort, under different patients: pixel for pixel, or nearly so"
-    raise CohortError("\n  ".join([f"cohort {reader}: {problem}", *lines]) + f"\n{remedy}.")
+    raise CohortError("\n  ".join([f"cohort {config.reader}: {problem}", *lines]) + f"\n{remedy}.")
+
+
+def leave_out_option(samples: pd.DataFrame, positions: Sequence[int], config: CohortConfig) -> str:
+    """Returns the option of a command line that leaves out the samples at some positions, and those that are left out
+    already. The text is empty if they are more than MAX_LEFT_OUT."""
+    if len(positions) > MAX_LEFT_OUT:
+        return ""
+    rows = [*config.leave_out, *(_row(samples, position) for position in positions)]
+    return shlex.quote(f"cohort.leave_out={json.dumps(rows, separators=(',', ':'))}")
 
 
 def warnings(groups: Sequence[Group], samples: pd.DataFrame, is_public: bool) -> list[str]:

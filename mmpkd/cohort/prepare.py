@@ -125,6 +125,7 @@ def store_identity(
         **({"is_one_part": True} if is_one_part else {}),
         **({} if not (contrast := contrast_options(config)) else {"contrast": contrast}),
         **({"leave_out": sorted({str(row) for row in config.leave_out})} if config.leave_out else {}),
+        **({} if config.parts is None else {"parts": config.parts, "sealed": config.sealed}),
     }
     return {**identity, "fingerprint": fingerprint(identity)}
 
@@ -184,7 +185,7 @@ def _build_store(
             hashes = pictures.hashes()
             samples = scan.samples.loc[kept]
             groups = copies.find(pictures, hashes, kept_entries, samples["patient"].to_numpy(dtype=object))
-            copies.refuse(groups, samples, split[kept], config.reader, not reader.credentialed)
+            copies.refuse(groups, samples, split[kept], config, not reader.credentialed)
         except CohortError:
             shutil.rmtree(partial)  # the user has to change the source, which changes the store's name
             raise

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmpkd.cohort import identities
+from mmpkd.cohort import identities, splits
 from mmpkd.cohort.facts import BadSample, Reader, Scan
 from mmpkd.cohort.spelling import normalise_name
 from mmpkd.config import CohortConfig
@@ -25,11 +25,12 @@ OUTSIDE = "leads out of cohort.root"  # the reason of a BadSample
 
 
 def scan_cohort(config: CohortConfig, reader: Reader) -> Scan:
-    """Returns a reader's scan without the samples of `cohort.leave_out`, with warnings about misspelt names.
+    """Returns a reader's scan without the samples of `cohort.leave_out`, with warnings about misspelt names, and with
+    the parts of `cohort.parts`.
 
     Raises:
-        ConfigError: options do not fit the reader's tables, set a window or CLAHE for images in colour, or leave out
-            rows that do not exist.
+        ConfigError: options do not fit the reader's tables, set a window or CLAHE for images in colour, leave out rows
+            that do not exist, or ask for parts that cannot be dealt.
         CohortError: tables are missing or not as published, or `identities.refuse_patients` refused patients' names.
     """
     scan = _leave_out(reader.scan(), config.leave_out)
@@ -38,7 +39,12 @@ def scan_cohort(config: CohortConfig, reader: Reader) -> Scan:
             problem = f"is of grey images, and this cohort's have {scan.channels} channels: leave it out"
             raise ConfigError.at(f"cohort.{name}", problem)
     identities.refuse_patients(scan, config.reader, not reader.credentialed)
-    return replace(scan, notes=(*scan.notes, *identities.warnings(scan, not reader.credentialed)))
+    scan = replace(scan, notes=(*scan.notes, *identities.warnings(scan, not reader.credentialed)))
+    if config.parts is not None:
+        return replace(scan, samples=scan.samples.assign(split=splits.deal_parts(scan, config.parts, config.sealed)))
+    if config.sealed is not None:
+        raise ConfigError.at("cohort.sealed", "is the index of a part, and needs cohort.parts, their number")
+    return scan
 
 
 def _leave_out(scan: Scan, leave_out: Sequence[int | str]) -> Scan:

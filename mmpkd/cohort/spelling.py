@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 
 WHOLE = re.compile(r"([+-]?)0*(\d+?)(\.0*)?")  # a whole number with any padding
+BLANK = re.compile(r"(?<!\d) | (?!\d)")  # a blank between two digits separates two numbers
 LEADING_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")  # the zero of 1.05 is not leading
 SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d+)?e[+-]\d+")
 RUNS = re.compile(r"\d+|[^\W\d_]+")  # a run of digits or of letters
@@ -36,11 +37,16 @@ def normalise_name(name: str) -> str:
 def strip_padding(name: str) -> str:
     """Returns the form that all spellings of a name have in common.
 
-    This is the output of `normalise_name` without leading zeros and without a final `.0`.
+    This is the output of `normalise_name` without blanks (but between two digits), without leading zeros and without a
+    final `.0`.
     """
-    text = normalise_name(name)
+    text = _without_blanks(name)
     number = WHOLE.fullmatch(text)
     return number[1].replace("+", "") + number[2] if number else LEADING_ZEROS.sub("", text)
+
+
+def _without_blanks(name: str) -> str:
+    return BLANK.sub("", normalise_name(name))
 
 
 def is_scientific(name: str) -> bool:
@@ -57,10 +63,23 @@ def group_spellings(names: Iterable[str]) -> list[tuple[str, ...]]:
     """
     groups = []
     for group in _group_by_key((name, strip_padding(name)) for name in names):
-        texts = {normalise_name(name) for name in group}
+        texts = set(map(_without_blanks, group))
         if len(texts) < len(group) or len(set(map(len, texts))) > 1:
             groups.append(group)
     return groups
+
+
+def names_in_both(names: Iterable[str], others: Iterable[str]) -> set[str]:
+    """Returns those of `names` that are a spelling of one of `others`, by the rule of `group_spellings`."""
+    texts: dict[str, set[str]] = {}
+    for other in set(others):
+        texts.setdefault(strip_padding(other), set()).add(_without_blanks(other))
+    both = set()
+    for name in set(names):
+        text, known = _without_blanks(name), texts.get(strip_padding(name), set())
+        if text in known or any(len(other) != len(text) for other in known):
+            both.add(name)
+    return both
 
 
 def group_loose_spellings(names: Iterable[str], loosely: bool = False) -> list[tuple[str, ...]]:

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmpkd.cohort.facts import Scan, label_columns
-from mmpkd.types import CohortError, Task
+from mmpkd.types import CohortError, ConfigError, Task
 
 PARTS = ("train", "val", "test")
 FOLD = "fold"  # a fold's name is this prefix and the fold's number, from 0
@@ -50,6 +50,30 @@ def assign(scan: Scan) -> pd.Series:
     training = (split == "train").to_numpy()
     folds = _deal_by_strata(scan, training, len(FOLDS))
     return folds.where(training, split)
+
+
+def deal_parts(scan: Scan, parts: int, sealed: int | None = None) -> pd.Series:
+    """Returns the part of each sample as `assign` does, after all patients are dealt into equal parts.
+
+    What is dealt does not depend on the part that is sealed, so a cross-validation seals one after the other. The fold
+    fold0 is the part after the sealed one, fold1 the next, and so on, so that each part validates once as well.
+
+    Args:
+        sealed: index of the part that is sealed as test; None for the last.
+
+    Raises:
+        ConfigError: there is no such part, or the data set gives folds of its own, which group patients.
+        CohortError: there are fewer patients than parts.
+    """
+    last = parts - 1 if sealed is None else sealed
+    if last >= parts:
+        raise ConfigError.at("cohort.sealed", f"is one of 0 to {parts - 1}, because cohort.parts={parts}, got {last}")
+    if "split" in scan.samples and has_folds(scan.samples["split"].astype(str)):
+        problem = "the data set gives folds of its own, and dealt parts would tear its groups of patients apart"
+        raise ConfigError.at("cohort.parts", f"{problem}; leave it out")
+    dealt = _deal_by_strata(scan, np.ones(len(scan.samples), bool), parts)
+    names = {f"{FOLD}{(last + 1 + step) % parts}": f"{FOLD}{step}" for step in range(parts - 1)}
+    return dealt.map({**names, f"{FOLD}{last}": "test"}).astype(object)
 
 
 def assign_if_possible(scan: Scan) -> pd.Series | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +52,18 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], record: Mappi
 
 
 def print_tables(
-    tables: Mapping[str, pd.DataFrame], title: str, regions: Mapping[str, str], is_fitted_here: bool
+    tables: Mapping[str, pd.DataFrame], title: str, regions: Mapping[str, str], notes: Sequence[str]
 ) -> None:
     """Prints the tables of scores, and what cells without a value or without an interval mean.
 
     Args:
         regions: the options `within` and `roi` of EvaluationConfig.
-        is_fitted_here: whether the student's temperatures and thresholds were fitted on these patients.
+        notes: sentences about all scores, which are printed above them.
     """
     console = command.plain_console(highlight=False)
     console.print(title, soft_wrap=True)
-    if is_fitted_here:
-        console.print(FITTED_HERE)
+    for note in notes:
+        console.print(note)
     options = ", ".join(f"{key}={value}" for key, value in regions.items())
     titles = {**TITLES, "regions": f"{TITLES['regions']}; {options}"}
     shown: list[str] = []
@@ -77,8 +77,8 @@ def print_tables(
         num_keys = sum(isinstance(table[column].iloc[0], str) for column in columns)
         lines = command.table_lines(columns, rows, console.width, num_keys)
         console.print("\n".join(["", *command.wrapped(heading, console.width), *lines]), soft_wrap=True)
-    notes = [NO_INTERVAL] if any("[no interval]" in cell for cell in shown) else []
-    for line in [*notes, *([UNDEFINED] if "-" in shown else [])]:
+    explained = [NO_INTERVAL] if any("[no interval]" in cell for cell in shown) else []
+    for line in [*explained, *([UNDEFINED] if "-" in shown else [])]:
         console.print(line)
 
 

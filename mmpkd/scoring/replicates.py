@@ -1,8 +1,9 @@
-"""Scores students on fixed patients, with the same bootstrap replicates of the patients for all of them."""
+"""Scores students on fixed patients, with the same bootstrap replicates of the patients for all of them: students that
+are tested on the same part, or the students of a cross-validation, each of which is tested on its own part."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from mmpkd.student import Student
 
 REPLICATES = 2000
 PREFIX = "val/"  # of the name of a goal, which here is a score on another part
+OF_CLASSES = ("auroc", "auroc_patient")  # goals that need no map
 
 
 class Scored(NamedTuple):
@@ -26,6 +28,18 @@ class Scored(NamedTuple):
 
     value: float
     replicate_R: Floats
+
+
+class Predicted(NamedTuple):
+    """What scores need of a student's outputs for some samples.
+
+    Attributes:
+        value_NR: localisation scores of each sample and ROI label, NaN without an ROI, by name, such as `pointing`.
+            Beside them stand those of maps that ignore the image, such as `pointing_chance`.
+    """
+
+    logits_NK: Floats
+    value_NR: Mapping[str, Floats]
 
 
 class PartScorer:
@@ -52,43 +66,32 @@ class PartScorer:
         train_store: Store | None = None,
     ):
         self._store, self._rows, self._config, self._goals = store, rows, config, goals
-        self._train_rows, self._labels, self._train_store = train_rows, labels, train_store
+        self._train_rows, self._train_store = train_rows, train_store
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._evaluators: dict[tuple[int, int], Evaluator] = {}
-        self._weight_RN = stats.patient_weights(store.patient_N[rows], REPLICATES)
+        self.labels = labels or Labels(store.facts.tasks, store.target_NK[rows], store.known_NK[rows])
+        self.patient_N = store.patient_N[rows]
+        self._weight_RN = stats.patient_weights(self.patient_N, REPLICATES)
 
     def score(self, student: Student) -> dict[str, Scored]:
         """Returns the goals of a student. Beside a localisation score stand those of maps that ignore the image, as
         `<goal>_chance` and so on.
         """
+        one_N = np.zeros(len(self._rows), np.int64)
+        return _scores(self.predict(student), self.labels, self.patient_N, self._weight_RN, one_N, self._goals)
+
+    def predict(self, student: Student) -> Predicted:
+        """Returns what the goals need of a student's outputs."""
         student = student.to(self._device).eval()
         evaluator = self._evaluator(student.grid)
         logits_NK, map_NRhw = evaluator.predict(student)
-        scored: dict[str, Scored] = {}
+        values: dict[str, Floats] = {}
         for goal in self._goals:
             name = goal.removeprefix(PREFIX)
-            if name == "auroc":
-                scored[goal] = self._auroc(
-                    evaluator, logits_NK, evaluator.target_NK, evaluator.known_NK, self._weight_RN
-                )
-            elif name == "auroc_patient":
-                patients = by_patient(
-                    logits_NK,
-                    evaluator.target_NK,
-                    evaluator.known_NK,
-                    evaluator.tasks,
-                    self._store.patient_N[self._rows],
-                )
-                weight_RP = self._weight_RN[:, patients.first_P]
-                scored[goal] = self._auroc(
-                    evaluator, patients.logits_PK, patients.target_PK, patients.known_PK, weight_RP
-                )
-            elif evaluator.regions is not None:
-                values = {name: localize.score(map_NRhw, evaluator.regions)[name]} | _image_blind(evaluator, name)
-                scored |= {
-                    f"{PREFIX}{key}": _over_labels(value_NR, self._weight_RN) for key, value_NR in values.items()
-                }
-        return scored
+            if name not in OF_CLASSES and evaluator.regions is not None:
+                own = {name: localize.score(map_NRhw, evaluator.regions)[name]}
+                values |= own | _image_blind(evaluator, name)
+        return Predicted(logits_NK, values)
 
     def _evaluator(self, grid: tuple[int, int]) -> Evaluator:
         if grid not in self._evaluators:
@@ -99,24 +102,73 @@ class PartScorer:
                 grid,
                 self._device,
                 self._train_rows,
-                self._labels,
+                self.labels,
                 REPLICATES,
                 goals=self._goals,
                 train_store=self._train_store,
             )
         return self._evaluators[grid]
 
-    @staticmethod
-    def _auroc(
-        evaluator: Evaluator, logits: Floats, target: NDArray[np.float32], known: NDArray[np.bool_], weights: Floats
-    ) -> Scored:
-        """Returns the AUROC over all tasks, as a sweep averages it."""
-        odds, tasks = classify.log_odds(logits, evaluator.tasks), evaluator.tasks
-        auroc_1K = stats.weighted_auroc(odds, target, known, np.ones((1, len(odds))))
-        defined_K = np.isfinite(auroc_1K[0])
-        replicate_RK = stats.weighted_auroc(odds, target, known, weights)
-        value = float(classify.over_tasks(auroc_1K, defined_K, tasks)[0])
-        return Scored(value, classify.over_tasks(replicate_RK, defined_K, tasks))
+
+class FoldScorer:
+    """Scores the students of a cross-validation on all patients, each of whom one student has predicted.
+
+    Args:
+        parts: the scorers of the held-out parts. They are of one cohort, whose patients have the same codes in each.
+        goals: the scores, by the names that a sweep gives them.
+    """
+
+    def __init__(self, parts: Sequence[PartScorer], goals: Sequence[str]):
+        targets, known = (np.concatenate([part.labels[field] for part in parts]) for field in (1, 2))
+        self._labels, self._goals = Labels(parts[0].labels.tasks, targets, known), goals
+        self._patient_N = np.concatenate([part.patient_N for part in parts])
+        self._fold_N = np.repeat(np.arange(len(parts)), [len(part.patient_N) for part in parts])
+        self._weight_RN = stats.patient_weights(self._patient_N, REPLICATES)
+
+    def score(self, predicted: Sequence[Predicted]) -> dict[str, Scored]:
+        """Returns the goals, as `PartScorer` does. An AUROC counts pairs of samples of one fold.
+
+        Args:
+            predicted: what the student of each part predicts for it.
+        """
+        shared = [name for name in predicted[0].value_NR if all(name in each.value_NR for each in predicted)]
+        pooled = Predicted(
+            np.concatenate([each.logits_NK for each in predicted]),
+            {name: np.concatenate([each.value_NR[name] for each in predicted]) for name in shared},
+        )
+        return _scores(pooled, self._labels, self._patient_N, self._weight_RN, self._fold_N, self._goals)
+
+
+def _scores(
+    predicted: Predicted,
+    labels: Labels,
+    patient_N: NDArray[np.int64],
+    weight_RN: Floats,
+    fold_N: NDArray[np.int64],
+    goals: Sequence[str],
+) -> dict[str, Scored]:
+    scored: dict[str, Scored] = {}
+    for goal in goals:
+        name = goal.removeprefix(PREFIX)
+        if name == "auroc":
+            scored[goal] = _auroc(predicted.logits_NK, labels, weight_RN, fold_N)
+        elif name == "auroc_patient":
+            patients = by_patient(predicted.logits_NK, labels.target_NK, labels.known_NK, labels.tasks, patient_N)
+            of_patients = Labels(labels.tasks, patients.target_PK, patients.known_PK)
+            first_P = patients.first_P
+            scored[goal] = _auroc(patients.logits_PK, of_patients, weight_RN[:, first_P], fold_N[first_P])
+    localisation = {f"{PREFIX}{key}": _over_labels(value, weight_RN) for key, value in predicted.value_NR.items()}
+    return scored | localisation
+
+
+def _auroc(logits: Floats, labels: Labels, weights: Floats, folds: NDArray[np.int64]) -> Scored:
+    """Returns the AUROC over all tasks, as a sweep averages it."""
+    odds = classify.log_odds(logits, labels.tasks)
+    auroc_1K = stats.auroc_within(odds, labels.target_NK, labels.known_NK, np.ones((1, len(odds))), folds)
+    defined_K = np.isfinite(auroc_1K[0])
+    replicate_RK = stats.auroc_within(odds, labels.target_NK, labels.known_NK, weights, folds)
+    value = float(classify.over_tasks(auroc_1K, defined_K, labels.tasks)[0])
+    return Scored(value, classify.over_tasks(replicate_RK, defined_K, labels.tasks))
 
 
 def _image_blind(evaluator: Evaluator, name: str) -> dict[str, Floats]:

@@ -73,6 +73,36 @@ def weighted_auroc(score_NL: Floats, positive_NL: NDArray[Any], known_NL: NDArra
     return auroc_RL
 
 
+def auroc_within(
+    score_NL: Floats, positive_NL: NDArray[Any], known_NL: NDArray[Any], weight_RN: Floats, group_N: NDArray[Any]
+) -> Floats:
+    """Returns `weighted_auroc` over the pairs whose two samples are of one group.
+
+    Samples of different folds are scored by different students, whose outputs need not have the same scale. Pairs of
+    such samples would lower or raise the area although no student ranks any patient otherwise (Airola et al. 2011, An
+    experimental comparison of cross-validation techniques, Computational Statistics and Data Analysis 55). So the area
+    is the mean of the areas of the groups, weighted by the number of their pairs.
+
+    Args:
+        group_N: the group of each sample.
+
+    Returns:
+        auroc_RL: NaN where no group of a replicate has both classes.
+    """
+    groups = np.unique(group_N)
+    if len(groups) == 1:
+        return weighted_auroc(score_NL, positive_NL, known_NL, weight_RN)
+    ordered_RL, pairs_RL = np.zeros((2, weight_RN.shape[0], score_NL.shape[1]))
+    for group in groups:
+        of_group = np.flatnonzero(group_N == group)
+        positive_nL, known_nL, weight_Rn = positive_NL[of_group] > 0, known_NL[of_group] > 0, weight_RN[:, of_group]
+        area_RL = weighted_auroc(score_NL[of_group], positive_nL, known_nL, weight_Rn)
+        pairs_of_group_RL = (weight_Rn @ (known_nL & positive_nL)) * (weight_Rn @ (known_nL & ~positive_nL))
+        ordered_RL += np.where(pairs_of_group_RL > 0, area_RL, 0.0) * pairs_of_group_RL
+        pairs_RL += pairs_of_group_RL
+    return np.divide(ordered_RL, pairs_RL, out=np.full_like(pairs_RL, np.nan), where=pairs_RL > 0)
+
+
 def auroc_influence(score_NL: Floats, positive_NL: NDArray[Any], known_NL: NDArray[Any]) -> Floats:
     """Returns the influence of each sample on the AUROC of each column, from which `delong_error` follows.
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,29 +43,6 @@ class PickedFolder:
     def training_words(self, cache: str) -> list[str]:
         """Returns the words of the `mmpkd.train` command that trains the student again."""
         return [f"config={self.config}", f"out={self.path}", *([f"cache={cache}"] if cache else [])]
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """A context in which no other `sweep.pick` copies files into a folder, which is made if it does not exist. A disk
-    without locks gives no such protection.
-
-    Raises:
-        UserError: another one does so now.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            problem = f"another sweep.pick writes to {folder} at this moment"
-            raise UserError(f"{problem}; wait until it has ended, then run the same command again") from error
-        except OSError:
-            pass  # the disk has no locks
-        yield
-    finally:
-        os.close(opened)
 
 
 def read_student(student: Path, config: TrialConfig, number: int, remedy: str) -> Exported:

@@ -16,15 +16,17 @@ from mmpkd.export.student_file import Exported
 from mmpkd.types import UserError
 from sweep.picking.candidates import Candidates
 from sweep.picking.card import card_of
-from sweep.picking.folder import PickedFolder, adopt_trained, alone_in, differing, publish, read_student
+from sweep.picking.folder import PickedFolder, adopt_trained, differing, publish, read_student
 from sweep.picking.words import Pick
 from sweep.reports.details import duration
 from sweep.storage.layout import STUDENT, SweepFolder
+from sweep.storage.lock import alone_in
 from sweep.transfer.addresses import Place
 from sweep.transfer.attempts import kept_student
 from sweep.types import Record
 
 NOT_KEPT: Final = "the sweep has not kept this student, because others seemed better while it ran"
+WRITER: Final = "another sweep.pick writes to"  # before the folder, in a message
 
 
 def hand_out(
@@ -45,7 +47,8 @@ def hand_out(
     text, training = dump_trial(config), options["train"] == "true"
     replace = options["replace"] == "true" and target.path.exists()
     copy = target.path.with_name(f".{target.path.name}.copy.partial") / STUDENT
-    with alone_in(target.path.parent):
+    target.path.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(target.path.parent, f"{WRITER} {target.path.parent}"):
         try:
             exported = _copied(trials.sweep.folder, number, config, copy, training, console)
             student = copy if exported else None
@@ -61,7 +64,8 @@ def hand_out(
         finally:
             shutil.rmtree(copy.parent, ignore_errors=True)
     if exported is None and training:
-        with alone_in(target.path):
+        target.path.mkdir(parents=True, exist_ok=True)
+        with alone_in(target.path, f"{WRITER} {target.path}"):
             train.main(target.training_words(_cache_of(trials)))
             adopt_trained(target, config)
         console.print(f"the student is moved to {target.student}", soft_wrap=True)

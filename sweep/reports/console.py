@@ -52,16 +52,11 @@ def print_summary(
         auroc_error: standard error of AUROC that the plan states, or None; `resolution` uses it.
         totals: what each arm got. Without it the table of arms is left out.
     """
-    states = Counter(record.state for record in records)
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    console.print(f"\n{len(records)} trials: {counts or 'none finished'}", highlight=False)
-    for record in [record for record in records if record.state == "failed"][:3]:
-        error_file = folder.shared_error(record.number)
-        where = f" ({error_file})" if error_file.exists() else ""
-        console.print(f"  trial {record.number} failed: {record.error}{where}", highlight=False, soft_wrap=True)
+    print_states(console, records, folder)
     if totals:
         console.print(arms_table(totals))
-    if states["complete"]:
+    any_complete = any(record.state == "complete" for record in records)
+    if any_complete:
         for line in front_lines(records, arms, goals, select, console.width):
             console.print(line, highlight=False, soft_wrap=True)
     blind = [*image_blind_scores(records, goals), *image_blind_verdict(records, goals)]
@@ -69,7 +64,7 @@ def print_summary(
     for line in [*choices, *([how_to_read(auroc_error)] if choices else []), *blind]:
         console.print(line, highlight=False)
     best = picked(records, select)
-    if states["complete"] and best is None:
+    if any_complete and best is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
     is_estimated = best and any(f"{goal}_estimate" in best.metrics for goal in rule_of(select).goals)
     if best and is_estimated and not folder.keeps_checkpoints(best.number):
@@ -85,12 +80,28 @@ def print_summary(
     general += supervision(select) if best else []
     for warning in [*general, *unresolved]:
         console.print(f"warning: {warning}", highlight=False)
-    written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
-    console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
+    print_files(console, folder)
     if best:
         take = pick_command(folder.name, storage_of(folder), f"trial={best.number}")
         lines = ["take a student, with its model card:", *command_lines(take)]
         console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def print_states(console: Console, records: Sequence[Record], folder: SweepFolder) -> None:
+    """Prints the number of trials by state, and the first failures."""
+    states = Counter(record.state for record in records)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    console.print(f"\n{len(records)} trials: {counts or 'none finished'}", highlight=False)
+    for record in [record for record in records if record.state == "failed"][:3]:
+        error_file = folder.shared_error(record.number)
+        where = f" ({error_file})" if error_file.exists() else ""
+        console.print(f"  trial {record.number} failed: {record.error}{where}", highlight=False, soft_wrap=True)
+
+
+def print_files(console: Console, folder: SweepFolder) -> None:
+    """Prints the files of results that a sweep has written."""
+    written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
+    console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
 
 
 def front_lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Final
@@ -15,13 +16,14 @@ from sweep.front_files import spool_files
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
 from sweep.patience import patiently
 from sweep.plan.plan import Plan
-from sweep.reports.console import print_summary
-from sweep.reports.results import planned_error, snapshot_of, write_results
+from sweep.reports.console import print_files, print_states, print_summary
+from sweep.reports.results import Snapshot, planned_error, snapshot_of, write_results
 from sweep.search.searcher import Search
 from sweep.storage.events import FilesWritten, Spool, SweepClosed, SweepSummarized
 from sweep.summary import summarize
 from sweep.tracking.links import as_lines, server_of
 from sweep.tracking.mlflow import Tracker
+from sweep.types import Record
 
 LIMIT_OPTIONS: Final = ("budget_device_hours=", "deadline=")
 
@@ -31,23 +33,37 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     status.
     """
     assert planned.example is not None
-    folder, goals = options.folder, planned.goals
+    folder = options.folder
     with interrupt.deferred():
-        snapshot = snapshot_of(search, goals, folder, planned.example.cohort, options.command)
+        snapshot = snapshot_of(search, planned.goals, folder, planned.example.cohort, options.command)
         results = patiently(lambda: write_results(snapshot), folder.report)
         _spool_end(search, planned, summarize(snapshot, results.shown), spool)
-    config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
+    at_limit = search.halt is not None and search.halt.kind == "limit"
     done = at_limit or not search.remaining_trials
     warn(search.take_warnings(), console)
-    shown, arms, error = results.shown, list(search.space.arms), planned_error(folder)
-    print_summary(console, shown, arms, goals, config.select, folder, error, snapshot.totals)
+    if options.part_of:  # its trials are no candidates: what is compared, and when, is not this sweep's to say
+        print_states(console, snapshot.records, folder)
+        print_files(console, folder)
+    else:
+        _print_comparison(snapshot, results.shown, search, console)
+    print_tracking(send_rest(tracker), tracker, options, console)
+    for line in _reasons(search, _with_more_budget(options.continuing, search)):
+        console.print(line, highlight=False, soft_wrap=True)
+    return 0 if results.best and done else 1 if search.all_failed or done else 130
+
+
+def _print_comparison(snapshot: Snapshot, shown: Sequence[Record], search: Search, console: Console) -> None:
+    """Prints the best of the trials, and how far they can be compared.
+
+    Args:
+        shown: the configurations that may be compared, with means over seeds (see `results.Results`).
+    """
+    folder, arms = snapshot.folder, list(search.space.arms)
+    select, error = search.space.search.select, planned_error(folder)
+    print_summary(console, shown, arms, snapshot.goals, select, folder, error, snapshot.totals)
     if further := len(snapshot.records) - len(shown):
         note = f"{further} further runs repeat promising configurations on other seeds; the front has means over seeds"
         console.print(f"{note}, with errors over patients and seeds", highlight=False, soft_wrap=True)
-    print_tracking(send_rest(tracker), tracker, options, console)
-    for line in _reasons(search, _with_more_budget(options.command, search)):
-        console.print(line, highlight=False, soft_wrap=True)
-    return 0 if results.best and done else 1 if search.all_failed or done else 130
 
 
 def _spool_end(search: Search, planned: Plan, summary: SweepSummarized, spool: Spool) -> None:
@@ -112,8 +128,8 @@ def _with_more_budget(command: str, search: Search) -> str:
         return command
     config = search.space.search
     words = [word for word in shlex.split(command) if not word.removeprefix("search.").startswith(LIMIT_OPTIONS)]
-    words += [f"budget_device_hours={2 * config.budget_device_hours:g}"] if config.budget_device_hours else []
-    words += ["deadline=null"] if config.deadline else []
+    words += [f"search.budget_device_hours={2 * config.budget_device_hours:g}"] if config.budget_device_hours else []
+    words += ["search.deadline=null"] if config.deadline else []
     return shlex.join(words)
 
 

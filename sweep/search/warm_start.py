@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from optuna import Study
 from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -25,8 +26,11 @@ from mmpkd.types import ConfigError
 from sweep.search.proposals import Proposal, redraw
 from sweep.space.search_config import SCORES
 from sweep.space.space import Space
+from sweep.storage.integrity import losses_for_reader
 from sweep.storage.journal import arm_and_generation, find_damage, load_studies
 from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.losses import read_traces
+from sweep.storage.reader import END_STATES, read_sweep
 from sweep.transfer.addresses import place
 from sweep.transfer.views import fetch, view_of
 from sweep.types import Values
@@ -123,7 +127,9 @@ def _read_results(other: SweepFolder, store: str) -> list[Result]:
     For a configuration that ran on several seeds the result is the mean over the seeds. For a trial that was stopped
     early the result is the values that the other sweep's sampler learned from the trial.
     """
-    plan, journal = other.read_plan(), other.journal
+    plan, journal, sweep = other.read_plan(), other.journal, read_sweep(other)
+    known = {**sweep.trials, **sweep.left_behind}
+    traces = read_traces(other, {number: trial.state in END_STATES for number, trial in known.items()})
     if (damage := find_damage(journal)) is not None:
         raise ConfigError.at(KEY, f"{journal}: {damage}; repair that sweep first: run its own command again")
     if plan and plan["store"] != store:
@@ -131,7 +137,10 @@ def _read_results(other: SweepFolder, store: str) -> list[Result]:
         raise ConfigError.at(KEY, f"{problem}; its results cannot be used here, so name a sweep of the same cohort")
     if plan and not journal.exists():
         raise ConfigError.at(KEY, f"{journal} is missing, and it holds that sweep's results; put a copy of it back")
-    trials = list(_trials_of(journal, plan.get("generation", 0))) if plan else []
+    studies = load_studies(journal) if plan else []
+    if plan and (lost := losses_for_reader(other, plan, studies, traces)):
+        raise ConfigError.at(KEY, f"{journal} has lost trials: {'; '.join(lost)}; put the newest copy of it back")
+    trials = list(_trials_of(studies, plan.get("generation", 0)))
     runs: dict[int, list[Mapping[str, float]]] = {}
     for _, frozen in trials:
         attributes = frozen.user_attrs
@@ -150,9 +159,9 @@ def _read_results(other: SweepFolder, store: str) -> list[Result]:
     ]
 
 
-def _trials_of(journal: Path, generation: int) -> Iterator[tuple[str, FrozenTrial]]:
+def _trials_of(studies: Sequence[Study], generation: int) -> Iterator[tuple[str, FrozenTrial]]:
     """Yields each trial of one generation of studies, as a pair of its arm and the Optuna trial."""
-    for study in load_studies(journal):
+    for study in studies:
         arm, study_generation = arm_and_generation(study.study_name)
         if study_generation == generation:
             for frozen in study.get_trials(deepcopy=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -56,6 +57,37 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
             with suppress(OSError):  # the disk may be away
                 if set(folder.path.iterdir()) == {lock}:
                     shutil.rmtree(folder.path)
+
+
+@contextmanager
+def alone_in(lock: Path, problem: str, waits: bool = False) -> Iterator[None]:
+    """A context in which no other process is in the context of the same lock. A disk without locks gives no such
+    protection.
+
+    Args:
+        lock: a folder, or a file, which is made if it does not exist.
+        problem: what another process does, as the beginning of the error.
+        waits: whether this process waits for the other one instead of raising an error.
+
+    Raises:
+        UserError: another process is in it now.
+    """
+    opened = None
+    try:
+        opened = os.open(lock, os.O_RDONLY if lock.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(opened, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        assert opened is not None
+        os.close(opened)
+        line = f"{problem} at this moment; wait until it has ended, then run the same command again"
+        raise UserError(line) from error
+    except OSError:
+        pass  # the disk has no locks, or the file belongs to another user
+    try:
+        yield
+    finally:
+        if opened is not None:
+            os.close(opened)
 
 
 def is_locked(lock: Path) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from mmpkd.scoring.replicates import Scored
+from mmpkd.scoring.stats import holm
 from sweep.storage.records import IMAGE_BLIND
-from sweep.verdict.inference import FIXED, Contrast, Decision, SearchLuck, SeedScores, contrast, decide
+from sweep.verdict.inference import FIXED, LEVEL, NAN, Contrast, SearchLuck, SeedScores, contrast
 from sweep.verdict.phases import SHUFFLED, SMOOTHED
 from sweep.verdict.power import Design, first_step, patients_needed, power, too_few_patients, too_little_power
 from sweep.verdict.protocol import Protocol
@@ -48,6 +49,32 @@ class Patients:
 
     def deciding(self, goal: str, localisation: str | None) -> int:
         return self.with_roi if goal == localisation else self.rarer
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a primary contrast is a claim.
+
+    Attributes:
+        adjusted_p: Holm's adjusted p-value; NaN if the contrast has no p-value.
+        claimed: whether a difference is claimed.
+    """
+
+    adjusted_p: float
+    claimed: bool
+
+
+def decide(primaries: Mapping[Any, Contrast], level: float = LEVEL) -> dict[Any, Decision]:
+    """Decides which primary contrasts are claims. The probability of any false claim is at most 1 - level.
+
+    A contrast without a p-value is no claim. It still counts as a member of the family, whose size was declared before.
+    """
+    p_values = np.array([each.p for each in primaries.values()])
+    adjusted = holm(np.where(np.isnan(p_values), 1.0, p_values))
+    return {
+        key: Decision(NAN if np.isnan(p) else adjusted_p, bool(adjusted_p < 1 - level))
+        for key, p, adjusted_p in zip(primaries, p_values.tolist(), adjusted.tolist(), strict=True)
+    }
 
 
 @dataclass(frozen=True)

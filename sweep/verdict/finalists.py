@@ -23,7 +23,12 @@ from sweep.verdict.inference import SearchLuck, SeedScores, search_luck
 from sweep.verdict.protocol import Protocol
 
 FINALISTS: Final = 3  # of each arm
+NEW: Final = "begin a new confirmation with new=true"
 MIN_TRIALS: Final = 2  # complete trials of each arm, below which nothing was searched
+
+
+class NoVerdictError(UserError):
+    """A confirmation cannot end with a verdict any more."""
 
 
 def finalists_of(
@@ -122,13 +127,15 @@ def choose(results: Sequence[Finalist], seeds: int) -> dict[str, int]:
     finalist that failed on a seed is not chosen.
 
     Raises:
-        UserError: every finalist of an arm has failed on a seed.
+        NoVerdictError: every finalist of an arm has failed on a seed.
     """
     chosen: dict[str, int] = {}
     for arm in dict.fromkeys(result.arm for result in results):
         whole = [result for result in results if result.arm == arm and len(result.values) == seeds]
         if not whole:
-            raise UserError(f"every finalist of arm {arm} has failed on a fresh seed, so none can be confirmed")
+            raise NoVerdictError(
+                f"every finalist of arm {arm} has failed on a fresh seed, so none can be confirmed; {NEW}"
+            )
         chosen[arm] = min(whole, key=lambda result: (-result.mean, result.number)).number
     return chosen
 
@@ -137,27 +144,24 @@ def luck_of(
     results: Sequence[Finalist],
     scores: Mapping[str, Mapping[str, SeedScores]],
     records: Sequence[Record],
-    goal: str,
     protocol: Protocol,
-) -> dict[str, SearchLuck]:
-    """Returns what the search adds to the variance of a score of each arm, from the finalists on the seeds of the
-    choice, and from the other trials. A finalist that failed on a seed is left out.
+) -> dict[str, dict[str, SearchLuck]]:
+    """Returns what the search adds to the variance of each primary score, by score and arm, from the finalists on the
+    seeds of the choice, and from the other trials. A finalist that failed on a seed is left out.
 
     Args:
         scores: scores of the finalists' students on validation patients, by finalist (`Finalist.label`) and score.
         records: the trials of the sweep.
     """
-    luck = {}
+    luck: dict[str, dict[str, SearchLuck]] = {goal: {} for goal in protocol.goals()}
     for arm, numbers in protocol.finalists.items():
         able = [each for each in results if each.arm == arm and len(each.values) == len(protocol.choose_seeds)]
-        others = [
-            record.metrics.get(goal, math.nan)
-            for record in searched(records, arm, protocol)
-            if record.number not in numbers
-        ]
-        other_N = np.array([value for value in others if math.isfinite(value)])
-        chosen_by = None if goal == protocol.goal else np.array([each.mean for each in able])
-        luck[arm] = search_luck([scores[each.label][goal] for each in able], other_N, chosen_by)
+        others = [record for record in searched(records, arm, protocol) if record.number not in numbers]
+        for goal, of_arms in luck.items():
+            other_N = np.array([record.metrics.get(goal, math.nan) for record in others])
+            chosen_by = None if goal == protocol.goal else np.array([each.mean for each in able])
+            of_goal = [scores[each.label][goal] for each in able]
+            of_arms[arm] = search_luck(of_goal, other_N[np.isfinite(other_N)], chosen_by)
     return luck
 
 

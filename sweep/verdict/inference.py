@@ -10,18 +10,17 @@ patients, F finalists of an arm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from mmpkd.scoring.stats import MIN_REPLICATES, SMALLEST_ERROR, Floats, holm
+from mmpkd.scoring.stats import MIN_REPLICATES, SMALLEST_ERROR, Floats
 
 LEVEL: Final = 0.95
 NAN: Final = float("nan")
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -159,6 +158,29 @@ def _no_error(difference: float, search_variance: float, error: float, patients:
     return ""
 
 
+def overlap(folds: int) -> float:
+    """Returns by how much the patients' part of the variance is too small in a cross-validation, as a factor.
+
+    The students of two folds share most of their training patients, and those of one fold are tested on training
+    patients of the others. So their scores are not independent, and the bootstrap over the tested patients alone gives
+    too small a variance. Nadeau and Bengio (2003, Inference for the generalization error, Machine Learning 52, section
+    3) estimate the variance of a mean over J tests as (1/J + tested / trained) s² instead of s²/J. Here a fold is
+    tested, another one validates, and J - 2 train, so the factor is 1 + J / (J - 2). No estimate from a single
+    cross-validation is free of bias (Bengio and Grandvalet 2004), and without this factor intervals are too narrow
+    (Bates, Hastie and Tibshirani 2023).
+
+    Args:
+        folds: number J of folds, at least 3.
+    """
+    return 1 + folds / (folds - 2)
+
+
+def widened(scores: SeedScores, folds: int) -> SeedScores:
+    """Returns scores over all folds of a cross-validation with replicates that scatter as much as `overlap` says."""
+    factor = float(np.sqrt(overlap(folds)))
+    return SeedScores(scores.value_K, scores.value_K + factor * (scores.replicate_RK - scores.value_K))
+
+
 def satterthwaite(parts: Floats, degrees: Floats) -> float:
     """Returns the approximate degrees of freedom of a sum of independent variance estimates.
 
@@ -178,9 +200,8 @@ def search_luck(finalists: Sequence[SeedScores], others: Floats, chosen_by: Floa
     `chances`). Finalists are ranked by their means over fresh seeds, and other trials follow in the order of their
     scores in the sweep. The variance of the score that is chosen is divided by 1 - sum of squared chances, as the
     variance of a sample is divided by (n - 1) / n. It is then right on average for a score that does not depend on the
-    rank, and rather too large for the score that chooses, whose best trials are closer to each other than the others.
-    What this variance would be if all trials were equally good, and differed by the luck of seeds and patients only, is
-    subtracted.
+    rank, and rather too large for the score that chooses. What it would be if all trials were equally good, and
+    differed by the luck of seeds and patients only, is subtracted.
 
     Args:
         finalists: scores of each finalist on the seeds and patients among which one was chosen. Replicates may be
@@ -218,9 +239,7 @@ def chances(trials: int) -> Floats:
 
 
 def variance_of_choice(value_RN: Floats) -> Floats:
-    """Returns the variance of what a search chooses, for each row of values of its trials, from the best rank on, as
-    `search_luck` explains it, shape (R,).
-    """
+    """Returns the variance of what a search chooses (see `search_luck`) for each row of values of its ranked trials."""
     chance_N = chances(value_RN.shape[1])
     spread_R = np.square(value_RN - (value_RN @ chance_N)[:, None]) @ chance_N
     variance_R: Floats = spread_R / (1 - chance_N @ chance_N)
@@ -273,35 +292,8 @@ def _luck_of_trials(finalists: Sequence[SeedScores], others: int, is_ranked: boo
         own_RF = mean_RF - shared_R1
         own_RF -= own_RF.mean(axis=0)
         luck_RF += own_RF[generator.integers(0, len(own_RF), NUM_LUCK)]
-        single_variance += float(
-            np.mean([(each_RK[defined_R] - shared_R1).var(axis=0, ddof=1).mean() for each_RK in replicates])
-        )
+        own = [(each_RK[defined_R] - shared_R1).var(axis=0, ddof=1).mean() for each_RK in replicates]
+        single_variance += float(np.mean(own))
     single_RN = luck_of_equal_trials(num + others, single_variance**0.5, is_ranked, generator)
     luck_RF = -np.sort(-luck_RF, axis=1) if is_ranked else luck_RF
     return np.concatenate([luck_RF, single_RN[:, num:]], axis=1)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether a primary contrast is a claim.
-
-    Attributes:
-        adjusted_p: Holm's adjusted p-value; NaN if the contrast has no p-value.
-        claimed: whether a difference is claimed.
-    """
-
-    adjusted_p: float
-    claimed: bool
-
-
-def decide(primaries: Mapping[Key, Contrast], level: float = LEVEL) -> dict[Key, Decision]:
-    """Decides which primary contrasts are claims. The probability of any false claim is at most 1 - level.
-
-    A contrast without a p-value is no claim. It still counts as a member of the family, whose size was declared before.
-    """
-    p_values = np.array([each.p for each in primaries.values()])
-    adjusted = holm(np.where(np.isnan(p_values), 1.0, p_values))
-    return {
-        key: Decision(NAN if np.isnan(p) else adjusted_p, bool(adjusted_p < 1 - level))
-        for key, p, adjusted_p in zip(primaries, p_values.tolist(), adjusted.tolist(), strict=True)
-    }

@@ -103,6 +103,7 @@ class Design:
         patients: int,
         counted: int,
         errors: tuple[float, float],
+        share: float,
         seeds: int,
         spread: float,
         trials: tuple[Floats, Floats],
@@ -112,15 +113,16 @@ class Design:
         """Returns what is expected before any training of a confirmation.
 
         Args:
-            errors: standard error over patients of a student's score with as many patients as are tested, of the
-                treated arm and of the reference. The errors of two arms have the correlation `CORRELATION`.
+            errors: standard error over validation patients of a student's score, of the treated arm and of the
+                reference. The errors of two arms have the correlation `CORRELATION`.
+            share: number of test patients for each validation patient.
             spread: assumed standard deviation of a score over seeds.
             trials: scores of the trials of either arm, with their seeds and validation patients, in the order of the
                 score that chooses.
             is_ranked: whether this is the score that chooses.
         """
         treated, reference = errors
-        variance = treated**2 + reference**2 - 2 * CORRELATION * treated * reference
+        variance = (treated**2 + reference**2 - 2 * CORRELATION * treated * reference) / share
         own = [sqrt(spread**2 + (1 - CORRELATION) * error**2) for error in errors]
         lucks = [expected_luck(value_N, each, is_ranked) for value_N, each in zip(trials, own, strict=True)]
         return cls(patients, counted, variance, seeds, (spread**2, spread**2), (lucks[0], lucks[1]), level)

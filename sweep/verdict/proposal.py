@@ -18,9 +18,9 @@ from sweep.storage.records import candidates
 from sweep.verdict import finalists, phases
 from sweep.verdict.answer import Patients
 from sweep.verdict.folder import ConfirmationFolder
-from sweep.verdict.inference import SearchLuck, SeedScores
+from sweep.verdict.inference import SearchLuck, SeedScores, overlap
 from sweep.verdict.power import MIN_SEEDS, Design, first_step, usual_seeds
-from sweep.verdict.protocol import Protocol, Wanted, read_protocol, refuse_changes
+from sweep.verdict.protocol import UNKNOWN, Protocol, Wanted, read_protocol, refuse_changes
 
 REFERENCE: Final = "none"
 DIFFERENCE: Final = 0.05  # the smallest difference that matters, unless the user states another
@@ -55,7 +55,7 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         mistakes.append(
             Mistake("localisation", f"the sweep has no score of ROIs {localisation!r}{near(localisation, known)}")
         )
-    arms = _arms(trials, wanted.arms, mistakes)
+    arms = compared_arms(trials, wanted.arms, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
     phases.refuse_reserved(arms)
@@ -66,7 +66,6 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         raise ConfigError.at("cohort", "it has no test part, so nothing is left that the search has not seen")
     seeds = wanted.seeds or usual_seeds(patients)
     base = trials.space.seed + TURN_OFFSET * (folder.turn - 1)
-    earlier = read_protocol(replace(folder, turn=folder.turn - 1)) if folder.turn > 1 else None
     return Protocol(
         sweep=trials.sweep.folder.name,
         sweep_id=trials.sweep.plan.get("sweep", ""),
@@ -82,11 +81,22 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         seeds=_seeds(base + TRAIN_OFFSET, seeds),
         controls=phases.controls_of(configs),
         test_patients=patients,
-        after=earlier.hash if earlier else "",
+        after=_hash_before(folder),
     )
 
 
-def _arms(trials: Candidates, wanted: Sequence[str] | None, mistakes: list[Mistake]) -> list[str]:
+def _hash_before(folder: ConfirmationFolder) -> str:
+    """Returns the hash of the protocol of the confirmation before one, which is empty for the first."""
+    if folder.turn == 1:
+        return ""
+    try:
+        earlier = read_protocol(replace(folder, turn=folder.turn - 1))
+    except UserError:  # it was edited, which is why a new one begins
+        return UNKNOWN
+    return earlier.hash if earlier else UNKNOWN
+
+
+def compared_arms(trials: Candidates, wanted: Sequence[str] | None, mistakes: list[Mistake]) -> list[str]:
     """Returns the arms that are compared with the reference: those with a teacher, without references and controls."""
     able = candidates(trials.shown)
     if not any(record.arm == REFERENCE for record in able):
@@ -101,6 +111,13 @@ def _arms(trials: Candidates, wanted: Sequence[str] | None, mistakes: list[Mista
         if arm not in known:
             problem = f"no arm {arm!r} with complete trials to compare with {REFERENCE}{near(arm, known)}"
             mistakes.append(Mistake("arms", f"{problem}; there are: {', '.join(known) or 'none'}"))
+    set_aside = {record.arm for record in able if record.control} | {
+        record.arm for record in trials.shown if record.reference
+    }
+    failed = [arm for arm in trials.space.arms if arm != REFERENCE and arm not in known and arm not in set_aside]
+    if known and failed and not wanted:
+        problem = f"no complete trial of {', '.join(failed)}, which the sweep was to compare with {REFERENCE}"
+        mistakes.append(Mistake("arms", f"{problem}; continue the sweep, or leave it out with arms={','.join(known)}"))
     if not known and not wanted:
         mistakes.append(Mistake("arms", f"the sweep has no arm beside {REFERENCE} with complete trials"))
     return list(wanted or known)
@@ -164,13 +181,19 @@ def expected_design(
     return Design.expected(
         protocol.test_patients,
         counted,
-        (errors[0] / share**0.5, errors[1] / share**0.5),
+        (errors[0], errors[1]),
+        share / _overlap(protocol),
         len(protocol.seeds),
         spread,
         (of_trials[0], of_trials[1]),
         is_ranked=goal == protocol.goal,
         level=first_step(primaries),
     )
+
+
+def _overlap(protocol: Protocol) -> float:
+    """Returns by what factor folds make the patients' part larger."""
+    return overlap(protocol.folds) if protocol.folds else 1.0
 
 
 def design_after_choice(
@@ -201,4 +224,5 @@ def design_after_choice(
     design = Design.of_finalists(
         treated, reference, searches, patients.all, counted, len(protocol.seeds), level
     ).with_patients(protocol.test_patients)
+    design = replace(design, patient_variance=design.patient_variance * _overlap(protocol))
     return design if np.isfinite(design.variance) and design.variance > 0 else None

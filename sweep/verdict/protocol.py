@@ -17,14 +17,16 @@ import yaml
 from pydantic import Field
 
 from mmpkd.config import Positive, Strict, validate
-from mmpkd.types import UserError
-from sweep.verdict.folder import ConfirmationFolder
+from mmpkd.machine.checksums import DamagedError
+from mmpkd.types import ConfigError, UserError
+from sweep.verdict.folder import ConfirmationFolder, read_mapping
 from sweep.verdict.power import MIN_SEEDS
 
 HEADER: Final = """\
 # The protocol of a confirmation (python -m sweep.confirm). It was frozen before anything of it ran.
 # The hash covers the section `protocol`. A changed section is refused; new=true begins a new confirmation instead.
 """
+UNKNOWN: Final = "unknown"
 Seeds = Annotated[tuple[int, ...], Field(min_length=MIN_SEEDS)]
 
 
@@ -39,6 +41,7 @@ class Wanted:
     finalists: int | None = None
     choose_seeds: int | None = None
     seeds: int | None = None
+    folds: int | None = None
 
     def stated(self) -> dict[str, Any]:
         """Returns what is stated, by the name of the option."""
@@ -49,7 +52,7 @@ class Wanted:
 class Protocol(Strict):
     """What a confirmation compares, and how."""
 
-    LATER = ("external",)
+    LATER = ("external", "folds", "crossed", "frozen")
 
     sweep: str  # name of the sweep
     sweep_id: str  # its identity, which another sweep of the same name does not have
@@ -65,8 +68,13 @@ class Protocol(Strict):
     seeds: Seeds  # on which the chosen ones run, whose students are tested
     controls: Mapping[str, str]  # the arm that each control belongs to, by the name of the control
     test_patients: Positive
-    after: str = ""  # hash of the protocol of the confirmation before this one
+    after: str = ""  # hash of the protocol of the confirmation before this one, UNKNOWN if that can no longer be read
+    folds: int = 0  # of a cross-validation that takes the place of the test part; 0: none
+    crossed: str = ""  # the cohort that is divided into these folds
     external: str = ""  # fingerprint of the external cohort on which the students are scored as well, if any
+    # When it was frozen, as ISO 8601 in UTC. Empty in a proposal, and in protocols of the first version, which had the
+    # time beside the section, so that their hash does not cover it.
+    frozen: str = ""
 
     @property
     def hash(self) -> str:
@@ -74,16 +82,22 @@ class Protocol(Strict):
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    @property
+    def part(self) -> str:
+        """What is opened, in words."""
+        return "the cohort of the folds" if self.folds else "the test part"
+
     def goals(self) -> list[str]:
         """Returns the primary scores."""
         return [self.goal, *([self.localisation] if self.localisation else [])]
 
 
-def freeze(protocol: Protocol, folder: ConfirmationFolder) -> None:
-    """Writes a protocol with its hash and the time."""
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    content = {"frozen": time, "hash": protocol.hash, "protocol": protocol.model_dump(mode="json")}
+def freeze(proposal: Protocol, folder: ConfirmationFolder) -> Protocol:
+    """Writes a protocol with the time and its hash, and returns it with the time."""
+    protocol = proposal.model_copy(update={"frozen": datetime.now(UTC).isoformat(timespec="seconds")})
+    content = {"hash": protocol.hash, "protocol": protocol.model_dump(mode="json")}
     folder.protocol.write_bytes((HEADER + yaml.safe_dump(content, sort_keys=False)).encode())
+    return protocol
 
 
 def read_protocol(folder: ConfirmationFolder) -> Protocol | None:
@@ -106,24 +120,21 @@ def frozen_at(folder: ConfirmationFolder) -> str:
 def _read(folder: ConfirmationFolder) -> tuple[Protocol, str] | None:
     """Returns the protocol and the time at which it was frozen."""
     file = folder.protocol
-    edited = f"{file} was edited after it was frozen"
+    edited = f"{file} was edited or damaged after it was frozen"
     remedy = "put the original back, or begin a new confirmation with new=true"
     try:
-        content = yaml.safe_load(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{edited}, and is not YAML ({' '.join(str(error).split())}); {remedy}") from None
-    try:
+        if (content := read_mapping(file)) is None:
+            return None
+        if lacking := [key for key in ("hash", "protocol") if key not in content]:
+            raise DamagedError(f"it lacks {' and '.join(lacking)}")
         protocol = validate(Protocol, content["protocol"], "protocol")
-        time, stated = str(content["frozen"]), content["hash"]
-    except (UserError, LookupError, TypeError) as error:
+    except DamagedError as error:
         raise UserError(f"{edited}: {error}; {remedy}") from None
-    if protocol.hash != stated:
+    except ConfigError as error:
+        raise UserError(f"{edited}, or another version wrote it: {error}; {remedy}") from None
+    if protocol.hash != (stated := content["hash"]):
         raise UserError(f"{edited}: its hash is {protocol.hash[:12]}, the file states {str(stated)[:12]}; {remedy}")
-    return protocol, time
+    return protocol, protocol.frozen or str(content.get("frozen", "an unknown time"))
 
 
 def refuse_changes(protocol: Protocol, stated: Mapping[str, Any], folder: ConfirmationFolder) -> None:
@@ -159,4 +170,5 @@ def in_options(protocol: Protocol) -> dict[str, Any]:
         "finalists": max(map(len, protocol.finalists.values())),
         "choose_seeds": len(protocol.choose_seeds),
         "seeds": len(protocol.seeds),
+        "folds": protocol.folds,
     }

@@ -43,8 +43,11 @@ def test_all_mistakes_at_once(tiny_trial: TrialConfig, facts: Facts) -> None:
             "soft": {"kind": "logits", "params": {"temperature": 0}},
         },
         evaluation={"map": "cls_atention"},
+        cohort={**tiny_trial.cohort.model_dump(), "own_numbering": True},
     )
     assert mistakes == {
+        "cohort.own_numbering": "only says who the patients of another cohort are; leave it out where a student is "
+        "trained",
         "evaluation.map": "unknown map 'cls_atention' (did you mean 'cls_attention' or 'cls_attention_all' or "
         "'gradient_attention'?)",
         "teachers.findings.kind": "unknown teacher 'tabluar' (did you mean 'tabular'?)",

@@ -51,7 +51,9 @@ def test_scores_on_the_own_cohort_agree_with_the_training(
     (folder,) = (tmp_path / "out").iterdir()
     labels = pd.read_csv(folder / "labels.csv")
     assert labels["auroc"].mean() == pytest.approx(trained[1], abs=0.02)  # a temperature moves a class against the rest
-    assert json.loads((folder / "evaluation.json").read_text())["part"] == "val"
+    record = json.loads((folder / "evaluation.json").read_text())
+    assert record["part"] == "val" and record["fitted_on_these_patients"]
+    (note,) = record["notes"]
     images = pd.read_csv(folder / "images.csv")
     assert len(images) == 30 and images["pointing_chance"].between(0, 1).all()
     predictions = pd.read_csv(folder / "predictions.csv").drop(columns="sample")
@@ -67,7 +69,8 @@ def test_scores_on_the_own_cohort_agree_with_the_training(
     assert f"warning: label {labels['label'][rarest]} has {np.min(sides)} patients of its rarer class" in warned
     assert "synthetic, part val: 30 samples" in text and "iou_otsu" in text and "age" in text
     assert "in training: at 0.5" in text and "of the original images" in text
-    assert "its temperatures and thresholds were fitted on them: its scores on other patients are lower" in text
+    assert "its temperatures and thresholds were fitted on them: its scores on other patients are lower" in note
+    assert note in text
 
 
 def test_a_folder_in_place_of_a_table_is_reported(words: list[str], tmp_path: Path) -> None:
@@ -125,6 +128,7 @@ def test_folds_of_the_own_and_of_another_cohort(tmp_path: Path, capsys: pytest.C
     train(TrialConfig.model_validate(trial), tmp_path / "cache", tmp_path / "run")
     words = [f"model={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}", f"out={tmp_path / 'out'}"]
     own, other = ([*words, f"config={tmp_path / name}.yaml"] for name in ("own", "other"))
+    other.append("cohort.own_numbering=true")
     for given in ([], ["cohort.fold=1"]):
         main([*own, *given])
         assert "table, part val, fold 1: " in capsys.readouterr().out
@@ -150,7 +154,7 @@ def test_folds_of_the_own_and_of_another_cohort(tmp_path: Path, capsys: pytest.C
         small = cohort_fixtures.config(tmp_path / name)
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"cohort": small.model_dump(mode="json")}))
         for _ in range(2):  # the second time with the store of the first
-            main([*words, f"config={tmp_path / name}.yaml"])
+            main([*words, f"config={tmp_path / name}.yaml", "cohort.own_numbering=true"])
             assert f"table, part all: {2 * num_patients} samples of {num_patients} patients" in capsys.readouterr().out
         with pytest.raises(CohortError, match=reason):  # also after the evaluation, whose store nothing else reads
             prepare(small, tmp_path / "cache")
@@ -163,7 +167,9 @@ def test_the_own_data_set_with_other_options_is_refused(words: list[str], monkey
         main([*words, "cohort.params.seed=9"])
 
 
-def test_shared_images_are_refused(words: list[str], tiny_cohort: CohortConfig, cache: Path, tmp_path: Path) -> None:
+def test_shared_images_and_patients_are_refused(
+    words: list[str], tiny_cohort: CohortConfig, cache: Path, tmp_path: Path
+) -> None:
     """A copied study with an edited cell is another data set by its files, but has the same pictures."""
     known = student_file.read(Path(words[0][6:]))
     assert np.isin(prepare(tiny_cohort, cache).digests(), known.seen).all()
@@ -171,8 +177,10 @@ def test_shared_images_are_refused(words: list[str], tiny_cohort: CohortConfig, 
     assert not np.isin(prepare(other, cache).digests(), known.seen).any()
     seen = np.append(known.seen, prepare(other, cache).digests()[:2])
     model = student_file.write(tmp_path, known.student, known.card, seen)
-    with pytest.raises(ConfigError, match="2 of its 102 images are images of the student's own cohort as well"):
-        main([f"model={model}", *words[1:], "cohort.params.seed=9"])
+    with pytest.raises(ConfigError, match="2 of its 102 images show a picture, pixel for pixel or nearly so, of"):
+        main([f"model={model}", *words[1:], "cohort.params.seed=9", "cohort.own_numbering=true"])
+    with pytest.raises(ConfigError, match=r"45 of its 45 patients have the name of a patient of the student's own"):
+        main([*words, "cohort.params.seed=9"])
 
 
 def test_another_cohort_is_read_with_the_students_window(tmp_path: Path) -> None:
@@ -187,14 +195,27 @@ def test_another_cohort_is_read_with_the_students_window(tmp_path: Path) -> None
         prepare(config, tmp_path / "cache", Depth())
 
 
-def test_all_patients_or_one_part_are_scored(words: list[str], tmp_path: Path) -> None:
-    main([*words, "cohort.params.seed=9", "groups=margin"])
-    main([*words, "cohort.params.seed=9", "part=test", "class_weights=balanced"])
-    text = {path.name.rpartition("-")[2]: path for path in (tmp_path / "out").iterdir()}
-    assert len(pd.read_csv(text["all"] / "predictions.csv")) == 102
-    assert len(pd.read_csv(text["test"] / "predictions.csv")) == 12
-    groups = pd.read_csv(text["all"] / "groups.csv")
+def test_all_patients_or_one_part_are_scored(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what could not be compared with the training cohort, or was not, stands beside the scores."""
+    main([*words, "cohort.params.seed=9", "groups=margin", f"cache={tmp_path / 'elsewhere'}"])
+    text = {"all": " ".join(capsys.readouterr().out.split())}
+    options = ["part=test", "class_weights=balanced", "cohort.own_numbering=true"]
+    main([*words, "cohort.params.seed=9", *options])
+    text["test"] = " ".join(capsys.readouterr().out.split())
+    folder = {path.name.rpartition("-")[2]: path for path in (tmp_path / "out").iterdir()}
+    assert len(pd.read_csv(folder["all"] / "predictions.csv")) == 102
+    assert len(pd.read_csv(folder["test"] / "predictions.csv")) == 12
+    groups = pd.read_csv(folder["all"] / "groups.csv")
     assert set(groups["column"]) == {"margin"} and (groups["patients"] >= 10).all()
+    problems = {
+        "all": "The store of the student's own cohort is not in cache=, so the two cohorts were not compared in full",
+        "test": "45 of its 45 patients have the name of a patient of the student's own cohort; cohort.own_numbering",
+    }
+    for part, problem in problems.items():
+        (note,) = json.loads((folder[part] / "evaluation.json").read_text())["notes"]
+        assert note.startswith(problem) and note in text[part]
 
 
 def test_mistakes_are_reported_together(words: list[str]) -> None:
@@ -230,7 +251,7 @@ def test_evaluate_and_predict_use_the_same_window(
     train(TrialConfig.model_validate(content), tmp_path / "cache", tmp_path / "run")
     (tmp_path / "other.yaml").write_text(yaml.safe_dump({"cohort": other.model_dump(mode="json")}))
     model, out = f"model={tmp_path / 'run'}", f"out={tmp_path / 'out'}"
-    main([model, out, f"config={tmp_path / 'other.yaml'}", f"cache={tmp_path / 'cache'}"])
+    main([model, out, f"config={tmp_path / 'other.yaml'}", f"cache={tmp_path / 'cache'}", "cohort.own_numbering=true"])
     text = capsys.readouterr().out
     assert "0.115 [no interval]" in text and "no interval: resampling the patients always gives" in text  # a flat map
     assert "nan," not in text

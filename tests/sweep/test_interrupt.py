@@ -106,7 +106,7 @@ def test_an_interrupted_command_says_so_and_exits_with_130(capsys: pytest.Captur
     with pytest.raises(SystemExit) as ended, command.command_line():
         requests_end_the_driver()(lambda words: send(signal.SIGHUP))([])
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted; the same command continues\n"
+    assert capsys.readouterr().err == "interrupted; run the same command again\n"
 
 
 @pytest.fixture

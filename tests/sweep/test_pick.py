@@ -18,7 +18,6 @@ from mmpkd.export import student_file
 from mmpkd.types import ConfigError, UserError
 from sweep import pick
 from sweep.picking.candidates import Candidates, read_candidates
-from sweep.picking.folder import alone_in
 from sweep.picking.words import not_told_apart, reasons
 from sweep.picking.words import pick as picked_of
 from sweep.reports.tables import trials_table
@@ -28,6 +27,7 @@ from sweep.space.space import Space, load_space
 from sweep.storage.events import SweepSummarized, read_events
 from sweep.storage.journal import load_studies
 from sweep.storage.layout import SweepFolder
+from sweep.storage.lock import alone_in
 from sweep.storage.reader import Sweep
 from sweep.types import Record
 from tests.sweep.folders import driven
@@ -507,7 +507,11 @@ def test_the_records_are_those_that_the_driver_wrote(made: Path) -> None:
 def test_two_picks_at_once_do_not_disturb_each_other(runs: Path) -> None:
     number = kept(runs)[0]
     words, folder = ["fake", f"storage={runs}", f"trial={number}"], runs / "fake" / "picked"
-    with alone_in(folder), pytest.raises(UserError, match=r"another sweep\.pick writes to .* wait until it has ended"):
+    folder.mkdir(parents=True)
+    with (
+        alone_in(folder, ""),
+        pytest.raises(UserError, match=r"another sweep\.pick writes to .* wait until it has ended"),
+    ):
         pick.main(words)
     assert list(folder.iterdir()) == []
     pick.main(words)

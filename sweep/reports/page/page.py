@@ -19,7 +19,7 @@ from sweep.reports.page.commands import commands, storage_of
 from sweep.reports.page.figures import curve_figures, front_figures
 from sweep.reports.page.parameters import parameters
 from sweep.reports.page.sections import answer, arms_table, origin, trials_table
-from sweep.reports.page.style import PAGE
+from sweep.reports.page.style import PAGE, contents, sections
 from sweep.reports.teachers import students_above_teachers, teacher_warnings
 from sweep.selection import Selection
 from sweep.storage.layout import SweepFolder
@@ -102,14 +102,11 @@ def write_report(
         parts["What parameters do"] = parameters(records, arms, goals, styles, ended is not None)
     parts["Arms"] = arms_table(totals) if totals else ""
     parts["How it was made"] = origin(folder, records, totals, ended.facts if ended else {})
-    parts = {title: body for title, body in parts.items() if body}
     later = "" if ended else f" {AT_THE_END}"
     head = f"<p><strong>{escape(note)}.</strong>{later}</p>" if note else ""
-    links = " · ".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in parts)
-    head += f'<p class="note">{counts}</p><nav>{links}</nav>'
+    head += f'<p class="note">{counts}</p>{contents(parts)}'
     head += _list("What limits this", missing) if "The answer" not in parts else ""
-    sections = [f'<h2 id="{_anchor(title)}">{title}</h2>{body}' for title, body in parts.items()]
-    write_atomically(folder.report, PAGE.format(name=escape(folder.name), body="\n".join([head, *sections])))
+    write_atomically(folder.report, PAGE.format(name=escape(folder.name), body=f"{head}\n{sections(parts)}"))
 
 
 def _with_values(records: Sequence[Record], goals: Sequence[str]) -> tuple[list[Record], list[str], list[str]]:
@@ -138,7 +135,3 @@ def _list(title: str, lines: Sequence[str]) -> str:
     """Returns sentences below a title; nothing if there are none."""
     items = "".join(f"<li>{escape(line.rstrip('.'))}.</li>" for line in lines)
     return f"<h3>{title}</h3><ul>{items}</ul>" if lines else ""
-
-
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")

@@ -79,8 +79,8 @@ def origin(
     lines |= {"code": f"commit {commit}"} if (commit := code_commit()) else {}
     lines["versions"] = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     hours = sum(arm.device_hours for arm in totals)
-    planned = (plan.get("price") or {}).get("hours")
-    price = f", {planned:.3g} were planned without early stopping" if planned else ""
+    planned = (plan.get("price") or {}).get("hours_halving")
+    price = f" of {planned:.3g} planned" if planned else ""
     lines |= {"cost": f"{hours:.3g} device-hours{price}; {len(records)} configurations"} if totals else {}
     body = "".join(f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in lines.items())
     return f"<dl>{body}</dl>"

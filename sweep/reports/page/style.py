@@ -1,5 +1,7 @@
 """The frame of the report: one page with its style, which a phone and a printer can show too. It loads nothing."""
 
+from collections.abc import Mapping
+from html import escape
 from typing import Final
 
 PAGE: Final = """<!doctype html>
@@ -70,3 +72,18 @@ dl.bars dt {{ font-weight: 400; }} dl.bars i {{ display: inline-block; height: .
 {body}
 </body></html>
 """
+
+
+def contents(parts: Mapping[str, str]) -> str:
+    """Returns links to the parts of a page, which are HTML by their titles. Empty parts are left out."""
+    links = [f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title, body in parts.items() if body]
+    return f"<nav>{' · '.join(links)}</nav>"
+
+
+def sections(parts: Mapping[str, str]) -> str:
+    """Returns the parts of a page under their titles. Empty parts are left out."""
+    return "\n".join(f'<h2 id="{_anchor(title)}">{escape(title)}</h2>{body}' for title, body in parts.items() if body)
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")

@@ -15,20 +15,28 @@ from numpy.typing import NDArray
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import CohortConfig, EvaluationConfig, validate
+from mmpkd.config import CohortConfig, EvaluationConfig, Strict, validate
 from mmpkd.export.student_file import source_of
+from mmpkd.machine.checksums import DamagedError
 from mmpkd.machine.files import read_yaml
 from mmpkd.prediction.other_cohort import Home, prepared, refuse_seen
 from mmpkd.scoring.replicates import PartScorer
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.scoring.subgroups import aligned
 from mmpkd.scoring.validation import Labels
-from mmpkd.types import ConfigError, Mistake
+from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import RunOptions
 from sweep.transfer.preparing import prepare_shared
-from sweep.verdict.folder import ConfirmationFolder
+from sweep.verdict.folder import ConfirmationFolder, read_mapping
 
 PATH = "external.cohort"  # of the section, in messages
+
+
+class Kept(Strict):
+    """The external cohort of a confirmation, as its file names it."""
+
+    fingerprint: str
+    cohort: CohortConfig
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,14 @@ class ExternalCohort:
     Attributes:
         labels: its labels, in the layout of the students' logits.
         lacking: labels of the students that it lacks, such as `findings/Edema`.
+        shared: see `refuse_seen`.
     """
 
     config: CohortConfig
     store: Store
     labels: Labels
     lacking: tuple[str, ...]
+    shared: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -83,7 +93,7 @@ class ExternalCohort:
             localisation: the score of ROIs that is compared, if any.
             own: the cohort of the students.
         """
-        notes = []
+        notes = list(self.shared)
         if self.lacking:
             notes.append(f"It lacks the labels {', '.join(self.lacking)}, so its scores are means over the others.")
         if localisation and not self.store.facts.roi_labels:
@@ -97,15 +107,18 @@ class ExternalCohort:
         return self.store.facts.roi_labels == own.facts.roi_labels
 
 
-def section_of(file: str) -> dict[str, Any]:
+def section_of(file: str, option: str = "external") -> dict[str, Any]:
     """Returns the section `cohort` of a file.
+
+    Args:
+        option: the word of the command line that names the file.
 
     Raises:
         UserError: there is no such file, or no such section.
     """
     section = read_yaml(Path(file)).get("cohort")
     if not isinstance(section, dict):
-        raise ConfigError.at("external", f"{file} has no section `cohort:`; write one, as mmpkd.evaluate takes it")
+        raise ConfigError.at(option, f"{file} has no section `cohort:`; write one, as mmpkd.evaluate takes it")
     return section
 
 
@@ -120,20 +133,25 @@ def external_cohort(
         evaluation: how the students are scored.
 
     Raises:
-        UserError: it cannot be prepared, is the students' own cohort, shares images with it, or has no label in common.
+        UserError: it cannot be prepared, is the students' own cohort, shares images or patients with it, or has no
+            label in common.
     """
     home = Home.of_store(own)
     config = validate(CohortConfig, {**section, "image_size": home.image_size}, PATH)
     config = config.model_copy(update={"root": config.root and config.root.absolute()})
 
     def with_depth(depth: Depth | None) -> Store:
-        return prepare_shared(partial(prepare, depth=depth, folds=False), config, options)[0]
+        store = prepare_shared(partial(prepare, depth=depth, folds=False), config, options)[0]
+        if store.fingerprint != home.cohort and source_of(store.manifest) == home.source:
+            problem = "is the data set of the sweep, prepared with other options or from other files"
+            raise ConfigError.at("cohort", f"{problem}, so it may hold patients of training; name another data set")
+        return store
 
     try:
         store = prepared(home, config, with_depth)
         if home.is_same(store):
             raise ConfigError.at("cohort", "is the cohort of the sweep itself; name one that its students never saw")
-        refuse_seen(home, store)
+        shared = tuple(refuse_seen(home, store, config))
         tasks, target_NK, known_NK = aligned(home.tasks, home.channels, store)
         if MAPS[evaluation.map].per_label:
             columns_explained(store.facts.roi_labels, tasks)
@@ -141,7 +159,7 @@ def external_cohort(
         raise ConfigError([Mistake(f"external.{path}", problem) for path, problem in error.mistakes]) from None
     names = [f"{task.name}/{name}" for task in home.tasks for name in task.logit_names]
     lacking = tuple(name for name, known_N in zip(names, known_NK.T, strict=True) if not known_N.any())
-    return ExternalCohort(config, store, Labels(tasks, target_NK, known_NK), lacking)
+    return ExternalCohort(config, store, Labels(tasks, target_NK, known_NK), lacking, shared)
 
 
 def external_of(
@@ -162,9 +180,9 @@ def external_of(
     Raises:
         UserError: it cannot be scored, or the confirmation has another one.
     """
-    kept = yaml.safe_load(folder.external.read_bytes()) if folder.external.exists() else {}
-    expected = in_protocol or kept.get("fingerprint", "")
-    section = section_of(file) if file else kept.get("cohort")
+    kept = _read_kept(folder)
+    expected = in_protocol or (kept.fingerprint if kept else "")
+    section = section_of(file) if file else kept.cohort.model_dump(mode="json") if kept else None
     if section is None:
         if expected:
             raise ConfigError.at("external", f"the protocol names the external cohort {expected}; give its file")
@@ -178,5 +196,13 @@ def external_of(
 
 def keep(external: ExternalCohort, folder: ConfirmationFolder) -> None:
     """Writes which external cohort a confirmation has, so that the same command without it continues."""
-    content = {"fingerprint": external.store.fingerprint, "cohort": external.config.model_dump(mode="json")}
+    content = Kept(fingerprint=external.store.fingerprint, cohort=external.config).model_dump(mode="json")
     folder.external.write_bytes(yaml.safe_dump(content, sort_keys=False).encode())
+
+
+def _read_kept(folder: ConfirmationFolder) -> Kept | None:
+    try:
+        content = read_mapping(folder.external)
+        return None if content is None else validate(Kept, content, "")
+    except (DamagedError, ConfigError) as error:
+        raise UserError(f"{folder.external}: {error}; delete it, and give external=FILE again") from None

@@ -2,21 +2,27 @@
 
 A test part that was read twice with different questions is no longer sealed: the second question may have been chosen
 after the answer to the first. So the ledger lies beside the prepared cohorts, where all sweeps find it, and every later
-verdict shows it.
+verdict shows it. Each confirmation also records in its own folder what it has opened, so that a ledger that was deleted
+or cut is noticed and completed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final, Self
 
 from mmpkd.machine.checksums import DamagedError, sealed, unsealed
 from mmpkd.types import ConfigError, UserError
-from sweep.storage.whole_files import unreadable
+from sweep.provenance import user_name
+from sweep.storage.layout import Storage
+from sweep.storage.lock import alone_in
+from sweep.storage.whole_files import read_sealed, unreadable
 from sweep.transfer.addresses import Place
+from sweep.verdict.folder import ConfirmationFolder, confirmations, write_sealed_at
 
 FOLDER: Final = "ledger"  # in the cache
 SHOWN_DIGITS: Final = 12  # of a hash
@@ -44,36 +50,69 @@ class Opening:
     def __str__(self) -> str:
         return f"{self.time}, sweep {self.sweep}, protocol {self.protocol[:SHOWN_DIGITS]}: {self.command}"
 
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> Self:
+        """Returns the opening in an object of JSON.
+
+        Raises:
+            DamagedError: it is none.
+        """
+        if set(content) != {each.name for each in fields(cls)} or not all(isinstance(v, str) for v in content.values()):
+            raise DamagedError("does not describe an opening")
+        return cls(**content)
+
 
 @dataclass(frozen=True)
 class Ledger:
-    """The ledger of a cohort.
+    """The ledger of a data set: a file in the cache, and what confirmations record in their own folders.
 
     Attributes:
         file: a line of sealed JSON for each opening.
+        source: the hash that is equal for stores that may share patients (`student_file.source_of`), so that another
+            image size of the same patients is no other cohort.
+        storage: the folder of all sweeps.
         part: what is opened, in words.
     """
 
     file: Place
+    source: str
+    storage: Storage
     part: str = TEST_PART
 
     @classmethod
-    def of(cls, cache: Place, source: str, part: str = TEST_PART) -> Ledger:
-        """Returns the ledger of a data set.
-
-        Args:
-            source: the hash that is equal for stores that may share patients (`student_file.source_of`), so that
-                another image size of the same patients is no other cohort.
-            part: what is opened, in words.
-        """
-        return cls(cache.child(f"{FOLDER}/{source}.jsonl"), part)
+    def of(cls, cache: Place, source: str, storage: Storage, part: str = TEST_PART) -> Self:
+        """Returns the ledger of a data set in a cache; see `Ledger`."""
+        return cls(cache.child(f"{FOLDER}/{source}.jsonl"), source, storage, part)
 
     def read(self) -> list[Opening]:
-        """Returns all openings, oldest first.
+        """Returns all openings, oldest first: those of the file, and those that only confirmations record.
 
         Raises:
-            UserError: the ledger is damaged, or cannot be read.
+            UserError: the file or a record is damaged, or cannot be read.
         """
+        return sorted([*self._listed(), *self.lost()], key=lambda opening: opening.time)
+
+    def lost(self) -> list[Opening]:
+        """Returns the openings that confirmations in the storage record in their folders, and that the file lacks. It
+        was deleted or cut, or they used another cache.
+
+        Raises:
+            UserError: the file or a record is damaged, or cannot be read.
+        """
+        listed = self._listed()
+        folders = [folder for sweep in self.storage.sweeps() for folder in confirmations(sweep)]
+        recorded = [opening for folder in folders for opening in self._recorded(folder)]
+        return [opening for opening in dict.fromkeys(recorded) if opening not in listed]
+
+    def warnings(self) -> list[str]:
+        """Returns a warning if the file lacks openings."""
+        if not (lost := self.lost()):
+            return []
+        listed = "".join(f"\n    {opening}" for opening in lost)
+        problem = f"{self.file} lacks openings, which confirmations record in their folders"
+        return [f"{problem}; they count all the same, and the next opening writes them into it again:{listed}"]
+
+    def _listed(self) -> list[Opening]:
         try:
             lines = self.file.read_bytes().splitlines()
         except FileNotFoundError:
@@ -81,43 +120,72 @@ class Ledger:
         except OSError as error:
             raise UserError(unreadable(self.file, error)) from error
         try:
-            return [Opening(**unsealed(line)) for line in lines]
-        except (DamagedError, TypeError, ValueError) as error:
+            return [Opening.of_json(unsealed(line)) for line in lines]
+        except DamagedError as error:
             problem = f"{self.file}: the ledger of openings is damaged or was edited ({error})"
             raise UserError(f"{problem}; put a copy of it back") from None
+
+    def _recorded(self, folder: ConfirmationFolder) -> list[Opening]:
+        consequence = f"and {self.file} alone says what that confirmation has opened"
+        content = read_sealed(folder.openings, consequence).get(self.source, [])
+        try:
+            return [Opening.of_json(each) for each in content]
+        except (DamagedError, TypeError) as error:
+            raise UserError(f"{folder.openings}: {error}; delete it, {consequence}") from None
+
+    def refuse_second(self, protocol: str, again: bool) -> None:
+        """Checks that no other confirmation has opened the part, before hours are spent. One that has opened it already
+        may continue.
+
+        Args:
+            protocol: the hash of the protocol.
+            again: whether a second opening is allowed.
+
+        Raises:
+            ConfigError: another one has.
+        """
+        openings = self.read()
+        if openings and not again and protocol not in [opening.protocol for opening in openings]:
+            listed = "\n".join(f"    {opening}" for opening in openings)
+            problem = f"{self.part} was opened before:\n{listed}\n  A result on it now is no longer blind"
+            raise ConfigError.at("again", f"{problem}; again=true opens it all the same, and the verdict will say so")
 
     def others(self, protocol: str) -> list[Opening]:
         """Returns the openings by other protocols."""
         return [opening for opening in self.read() if opening.protocol != protocol]
 
-    def open(self, protocol: str, sweep: str, command: str, user: str, again: bool) -> None:
-        """Notes an opening. A confirmation that continues is noted once.
+    def open(self, folder: ConfirmationFolder, protocol: str, command: str, again: bool) -> None:
+        """Writes an opening into the folder of its confirmation and into the file. A confirmation that continues is
+        written once. Of processes on one machine, each waits for the one before.
 
         Args:
+            protocol: the hash of the protocol.
             again: whether it may be opened although another confirmation has opened it.
 
         Raises:
-            ConfigError: another confirmation has opened the test part.
+            ConfigError: another confirmation has opened it.
         """
-        openings = self.read()
-        if any(opening.protocol == protocol for opening in openings):
-            return
-        refuse_second_opening(openings, again, self.part)
-        time = datetime.now(UTC).isoformat(timespec="seconds")
-        lines = [*openings, Opening(protocol, sweep, time, command, user)]
-        self.file.write_bytes("".join(f"{sealed(asdict(line))}\n" for line in lines).encode())
+        with self._alone():
+            self.refuse_second(protocol, again)
+            openings = self.read()
+            own = next((opening for opening in openings if opening.protocol == protocol), None)
+            if own is None:
+                time = datetime.now(UTC).isoformat(timespec="seconds")
+                own = Opening(protocol, folder.sweep.name, time, command, user_name())
+                openings.append(own)
+            record = read_sealed(folder.openings, "and the same command writes it anew")
+            recorded = record.get(self.source, [])
+            if asdict(own) not in recorded:
+                write_sealed_at(folder.openings, record | {self.source: [*recorded, asdict(own)]})
+            if openings != self._listed():
+                self.file.write_bytes("".join(f"{sealed(asdict(line))}\n" for line in openings).encode())
 
-
-def refuse_second_opening(openings: Sequence[Opening], again: bool, part: str = TEST_PART) -> None:
-    """Checks that no other confirmation has opened what is sealed, before hours are spent.
-
-    Raises:
-        ConfigError: another one has, and `again` is not set.
-    """
-    if openings and not again:
-        listed = "\n".join(f"    {opening}" for opening in openings)
-        problem = f"{part} was opened before:\n{listed}\n  A result on it now is no longer blind"
-        raise ConfigError.at("again", f"{problem}; again=true opens it all the same, and the verdict will say so")
+    def _alone(self) -> AbstractContextManager[None]:
+        if not self.file.is_local:  # an object store has no locks
+            return nullcontext()
+        folder = self.file.local_path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return alone_in(folder / "lock", f"another process writes to {self.file}", waits=True)
 
 
 def as_json(openings: Sequence[Opening]) -> list[dict[str, str]]:

@@ -3,24 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig
+from mmpkd.export.student_file import source_of
 from mmpkd.scoring.patients import rarer_class
 from mmpkd.scoring.replicates import PartScorer, Scored
 from mmpkd.scoring.validation import Labels
+from mmpkd.types import Task, UserError
 from sweep.picking.candidates import Candidates
 from sweep.storage.layout import SweepFolder
 from sweep.storage.whole_files import read_sealed
 from sweep.students import read_student
+from sweep.transfer.addresses import Place
 from sweep.types import Record
 from sweep.verdict.answer import Patients, by_arm
 from sweep.verdict.folder import ConfirmationFolder, write_sealed_at
 from sweep.verdict.inference import SeedScores
+from sweep.verdict.opening.ledger import TEST_PART
+from sweep.verdict.phases import CHOOSE, Phase
 from sweep.verdict.protocol import Protocol
+
+Trained: TypeAlias = tuple[
+    SweepFolder, Sequence[Record]
+]  # a sweep with its trials, of each of which there is a student
+
+
+@dataclass(frozen=True)
+class SealedPart:
+    """The sealed test part of the cohort of the search.
+
+    Attributes:
+        fold: the validation fold of this cohort.
+    """
+
+    store: Store
+    fold: int
+    part = TEST_PART
+    notes: ClassVar[Sequence[str]] = ()
+    cost = 1.0  # of a training, as a multiple of one of the search
+
+    @property
+    def source(self) -> str:
+        return source_of(self.store.manifest)
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        return self.store.facts.tasks
+
+    @property
+    def shown(self) -> tuple[Store, NDArray[np.int64]]:
+        """The cohort, and the samples that may be drawn."""
+        return self.store, self.store.rows("test")
+
+    @property
+    def train_rows(self) -> NDArray[np.int64]:
+        return self.store.rows("train", self.fold)
+
+    @property
+    def val_rows(self) -> NDArray[np.int64]:
+        return self.store.rows("val", self.fold)
+
+    def phases(self, training: Phase, goals: Sequence[str]) -> list[Phase]:
+        return [training]
+
+    def patients(self) -> Patients:
+        return patients_of(self.store, self.store.rows("test"))
+
+    def scores(
+        self, folder: ConfirmationFolder, protocol: Protocol, trained: Sequence[Trained], evaluation: EvaluationConfig
+    ) -> dict[str, dict[str, SeedScores]]:
+        """Returns the scores by arm, in the order of the seeds."""
+        scorer = PartScorer(self.store, self.store.rows("test"), evaluation, protocol.goals(), self.train_rows)
+        return scores_of(folder, protocol, *trained[0], "test", scorer)
+
+    def of_choice(
+        self, folder: ConfirmationFolder, protocol: Protocol, trained: Trained, evaluation: EvaluationConfig
+    ) -> dict[str, dict[str, SeedScores]]:
+        """Returns the scores of the finalists on validation patients, by the finalist, in the order of the seeds."""
+        scorer = PartScorer(self.store, self.val_rows, evaluation, protocol.goals(), self.train_rows)
+        return scores_of(folder, protocol, *trained, CHOOSE, scorer)
 
 
 def evaluation_of(trials: Candidates, protocol: Protocol) -> EvaluationConfig:
@@ -45,25 +112,42 @@ def patients_of(store: Store, rows: NDArray[np.int64], labels: Labels | None = N
 
 
 def scores_of(
-    folder: ConfirmationFolder, trained: SweepFolder, records: Sequence[Record], part: str, scorer: PartScorer
+    folder: ConfirmationFolder,
+    protocol: Protocol,
+    trained: SweepFolder,
+    records: Sequence[Record],
+    part: str,
+    scorer: PartScorer,
 ) -> dict[str, dict[str, SeedScores]]:
     """Returns the scores of the students on a part, by arm, in the order of their seeds.
 
     Args:
         trained: the sweep that trained the students.
         part: names the part in the files that keep the scores.
+
+    Raises:
+        UserError: a student is gone or damaged, or a file with scores is.
     """
     scores: dict[str, list[dict[str, Scored]]] = {}
     for record in sorted(records, key=lambda record: record.turn):
         if record.state != "complete":
             continue
         file = folder.scores(part, record.number)
-        if not (content := read_sealed(file, "and the same command writes it anew")):
-            scored = scorer.score(read_student(trained, record.number).student)
-            content = {
-                name: {"value": score.value, "replicates": score.replicate_R.tolist()} for name, score in scored.items()
-            }
-            write_sealed_at(file, content)
-        of_student = {name: Scored(score["value"], np.array(score["replicates"])) for name, score in content.items()}
+        if (of_student := _read(file, protocol)) is None:
+            of_student = scorer.score(read_student(trained, record.number).student)
+            content = {name: [score.value, score.replicate_R.tolist()] for name, score in of_student.items()}
+            write_sealed_at(file, {"protocol": protocol.hash, "scores": content})
         scores.setdefault(record.arm, []).append(of_student)
     return by_arm(scores)
+
+
+def _read(file: Place, protocol: Protocol) -> dict[str, Scored] | None:
+    """Returns the scores in a file, or None if it has none of this protocol."""
+    consequence = "and the same command writes it anew"
+    content = read_sealed(file, consequence)
+    if content.get("protocol") != protocol.hash:
+        return None
+    try:
+        return {name: Scored(float(value), np.array(of_R, float)) for name, (value, of_R) in content["scores"].items()}
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise UserError(f"{file}: does not hold the scores of a student; delete it, {consequence}") from None

@@ -9,7 +9,7 @@ from typing import Final
 
 from sweep.reports.page.charts import MARKER_PATHS, Axis
 
-WIDTH, LABELS, ROW, FOOT = 760, 280, 24, 44  # pixels: all, the column of labels, a row, the axis below
+WIDTH, ROW, FOOT = 440, 36, 44  # pixels: all, a row with its label above its markers, the axis below
 MARGIN: Final = 16
 
 
@@ -29,7 +29,6 @@ class Row:
     colour: str
     marker: str
     text: str
-    is_primary: bool = True
 
 
 def rows_figure(rows: Sequence[Row], title: str, levels: Sequence[tuple[float, str]]) -> str:
@@ -52,9 +51,8 @@ def rows_figure(rows: Sequence[Row], title: str, levels: Sequence[tuple[float, s
         line = f'<path d="M{at:.1f},4V{bottom}" stroke="#555" stroke-width="1.3" stroke-dasharray="5 3">'
         parts.append(f"{line}<title>{escape(text)}</title></path>")
     for index, row in enumerate(rows):
-        y = ROW * index + ROW / 2 + 4
-        weight = ' class="title"' if row.is_primary else ""
-        parts.append(f'<text x="{LABELS - 12}" y="{y + 4}" text-anchor="end"{weight}>{escape(row.label)}</text>')
+        y = ROW * index + 26
+        parts.append(f'<text x="0" y="{y - 12}">{escape(row.label)}</text>')
         marks = []
         if row.bar is not None:
             low, high = (_x(axis.share(end)) for end in row.bar)
@@ -64,11 +62,10 @@ def rows_figure(rows: Sequence[Row], title: str, levels: Sequence[tuple[float, s
             shape = f'd="{MARKER_PATHS[row.marker]}" fill="{row.colour}" stroke="#fff" stroke-width=".6"'
             marks.append(f'<path transform="{place}" {shape}/>')
         parts.append(f"<g><title>{escape(row.text)}</title>{''.join(marks)}</g>")
-    middle = (LABELS + WIDTH - MARGIN) / 2
-    parts.append(f'<text x="{middle}" y="{bottom + 36}" text-anchor="middle">{escape(title)}</text>')
+    parts.append(f'<text x="{WIDTH / 2}" y="{bottom + 36}" text-anchor="middle">{escape(title)}</text>')
     about = escape(f"{title}: {'; '.join(row.text for row in rows)}", quote=True)
     return f'<svg viewBox="0 0 {WIDTH} {bottom + FOOT}" role="img" aria-label="{about}">{"".join(parts)}</svg>'
 
 
 def _x(share: float) -> float:
-    return LABELS + share * (WIDTH - LABELS - MARGIN)
+    return MARGIN + share * (WIDTH - 2 * MARGIN)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
 from sweep.arm_styles import arm_styles
 from sweep.picking.candidates import Candidates
 from sweep.reports.page.sections import table
-from sweep.reports.page.style import PAGE
+from sweep.reports.page.style import PAGE, contents, sections
 from sweep.storage.records import IMAGE_BLIND
 from sweep.verdict.answer import Answer, Key, Verdict, interval, needed, sentence
 from sweep.verdict.inference import Contrast
@@ -18,10 +18,8 @@ from sweep.verdict.results.figures import Row, rows_figure
 from sweep.verdict.results.methods import methods
 from sweep.verdict.results.record import Circumstances, External, validation_scores
 
-CAUTION: Final = (
-    "Everything but the answers above is exploratory: it explains them, and claims nothing. Intervals cover 95 %, over "
-    "patients, seeds and the luck of the search."
-)
+INTERVALS: Final = "Intervals cover 95 %, over patients, seeds and the luck of the search."
+CAUTION: Final = "All of this is exploratory: it explains the answers above, and claims nothing."
 
 # Short names of the maps that ignore the image, for the labels of a figure.
 MAPS: Final = {"chance": "chance", "content": "padding avoided", "centre": "centre", "prior": "mean training ROI"}
@@ -36,21 +34,21 @@ def page_of(
         pictures: pictures of test images under the students as HTML, or why there are none.
     """
     paragraph = methods(protocol, verdict, circumstances)
-    parts = [
-        f"<h2>The answer</h2>{_answers(protocol, verdict)}",
-        "<h2>Differences</h2>",
-        *(_differences(protocol, verdict, goal) for goal in protocol.goals()),
-        f'<p class="note">{escape(CAUTION)}</p>',
-        _contrasts(protocol, verdict),
-        "<h2>Students</h2>",
-        *(_students(protocol, verdict, goal) for goal in protocol.goals()),
-        *([_external(protocol, circumstances.external)] if circumstances.external else []),
-        f"<h2>Validation and test</h2>{_optimism(protocol, verdict, circumstances, trials)}",
-        f"<h2>Where the students look</h2>{pictures}",
-        f"<h2>Methods, to quote</h2><p>{escape(paragraph)}</p>",
-        f"<h2>Protocol</h2>{_protocol(protocol, circumstances)}",
-    ]
-    return PAGE.format(name=escape(f"{protocol.sweep}: the verdict"), body="\n".join(parts)).encode()
+    goals = protocol.goals()
+    notes = "".join(f'<p class="note">{escape(each)}</p>' for each in circumstances.notes)
+    parts = {
+        "The answer": f"{_answers(protocol, verdict)}{notes}",
+        "Differences": _differences(protocol, verdict, goals, primary=True),
+        "Students": _students(protocol, verdict, goals, protocol.part),
+        "Controls": _differences(protocol, verdict, goals, primary=False),
+        "Another cohort": _external(protocol, circumstances.external) if circumstances.external else "",
+        "Validation and test": _optimism(protocol, verdict, circumstances, trials),
+        "Where the students look": pictures,
+        "Methods, to quote": f"<p>{escape(paragraph)}</p>",
+        "Protocol": _protocol(protocol, circumstances),
+    }
+    name = escape(f"{protocol.sweep}: the verdict")
+    return PAGE.format(name=name, body=f"{contents(parts)}\n{sections(parts)}").encode()
 
 
 def _external(protocol: Protocol, external: External) -> str:
@@ -58,12 +56,11 @@ def _external(protocol: Protocol, external: External) -> str:
     verdict = external.verdict
     goals = [goal for goal in protocol.goals() if goal in verdict.scores[protocol.reference]]
     parts = [
-        "<h2>Another cohort</h2>",
         f"<p>{escape(' '.join(external.lines()))}</p>",
         _answers(protocol, verdict),
-        *(_differences(protocol, verdict, goal) for goal in goals),
-        _contrasts(protocol, verdict),
-        *(_students(protocol, verdict, goal, "the other cohort") for goal in goals),
+        _differences(protocol, verdict, goals, primary=True),
+        _students(protocol, verdict, goals, "the other cohort"),
+        _differences(protocol, verdict, goals, primary=False),
     ]
     return "\n".join(parts)
 
@@ -91,13 +88,19 @@ def in_words(key: Key, protocol: Protocol) -> str:
     return f"{key.treated} minus {other}"
 
 
-def _all(verdict: Verdict) -> dict[Key, Contrast]:
-    return {answer.key: answer.contrast for answer in verdict.answers} | dict(verdict.exploratory)
+def _differences(protocol: Protocol, verdict: Verdict, goals: Sequence[str], primary: bool) -> str:
+    """Returns a figure for each goal and a table: of the differences that answer, or of those that explain them."""
+    answers = {answer.key: answer.contrast for answer in verdict.answers}
+    contrasts = answers if primary else dict(verdict.exploratory)
+    if not contrasts:
+        return ""
+    figures = "".join(_intervals(protocol, contrasts, goal) for goal in goals)
+    note = f'<p class="note">{escape(INTERVALS if primary else f"{CAUTION} {INTERVALS}")}</p>'
+    return f'<div class="charts">{figures}</div>{note}{_table(protocol, verdict, contrasts)}'
 
 
-def _differences(protocol: Protocol, verdict: Verdict, goal: str) -> str:
+def _intervals(protocol: Protocol, contrasts: Mapping[Key, Contrast], goal: str) -> str:
     styles = arm_styles([protocol.reference, *protocol.arms, *protocol.controls])
-    primary = {answer.key for answer in verdict.answers}
     rows = [
         Row(
             in_words(key, protocol),
@@ -106,20 +109,19 @@ def _differences(protocol: Protocol, verdict: Verdict, goal: str) -> str:
             styles[key.treated].colour,
             styles[key.treated].marker,
             f"{in_words(key, protocol)}: {each.difference:+.3f}, {interval(each)}",
-            key in primary,
         )
-        for key, each in _all(verdict).items()
+        for key, each in contrasts.items()
         if key.goal == goal
     ]
-    return f"<figure>{rows_figure(rows, f'difference of {goal}', [(0.0, 'no difference')])}</figure>"
+    return f"<figure>{rows_figure(rows, f'difference of {goal}', [(0.0, 'no difference')])}</figure>" if rows else ""
 
 
-def _contrasts(protocol: Protocol, verdict: Verdict) -> str:
+def _table(protocol: Protocol, verdict: Verdict, contrasts: Mapping[Key, Contrast]) -> str:
     adjusted = {answer.key: answer.decision.adjusted_p for answer in verdict.answers}
     lines = [
         ["difference of", "score", "difference", "95 % interval", "p", "p (Holm)", "errors: patients, seeds, search"]
     ]
-    for key, each in _all(verdict).items():
+    for key, each in contrasts.items():
         parts = (each.patient_variance, sum(each.seed_variance), sum(each.search_variance))
         lines.append(
             [
@@ -140,7 +142,12 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _students(protocol: Protocol, verdict: Verdict, goal: str, part: str = "the test part") -> str:
+def _students(protocol: Protocol, verdict: Verdict, goals: Sequence[str], part: str) -> str:
+    figures = "".join(_points(protocol, verdict, goal, part) for goal in goals)
+    return f'<div class="charts">{figures}</div>'
+
+
+def _points(protocol: Protocol, verdict: Verdict, goal: str, part: str) -> str:
     arms = [
         arm for arm in (protocol.reference, *protocol.arms, *protocol.controls) if goal in verdict.scores.get(arm, {})
     ]
@@ -162,8 +169,8 @@ def _students(protocol: Protocol, verdict: Verdict, goal: str, part: str = "the 
         if (name := f"{goal}_{ending}") in verdict.scores[protocol.reference]
     ]
     lines = [f"{value:.3f} {words}" for value, words in levels]
-    note = f'<p class="note">Dashed: {escape("; ".join(lines))}.</p>' if lines else ""
-    return f"<figure>{rows_figure(rows, f'{goal} on {part}, one point a seed', levels)}</figure>{note}"
+    note = f"<figcaption>Dashed: {escape('; '.join(lines))}.</figcaption>" if lines else ""
+    return f"<figure>{rows_figure(rows, f'{goal} on {part}, one point a seed', levels)}{note}</figure>"
 
 
 def _optimism(protocol: Protocol, verdict: Verdict, circumstances: Circumstances, trials: Candidates) -> str:
@@ -186,6 +193,8 @@ def _optimism(protocol: Protocol, verdict: Verdict, circumstances: Circumstances
         f"Means of {goal}. The first three are on validation patients. The score in the search is too high by the luck "
         "of the best of many; the last column is on patients whom no choice has seen."
     )
+    if protocol.folds:
+        note += " The last two columns are on the cohort of the folds, the others on that of the search."
     return f'{table(lines[0], lines[1:])}<p class="note">{escape(note)}</p>'
 
 
@@ -196,11 +205,11 @@ def _protocol(protocol: Protocol, circumstances: Circumstances) -> str:
     items |= {"versions": ", ".join(f"{name} {version}" for name, version in circumstances.versions.items() if version)}
     external = circumstances.external
     for part, openings in (
-        ("test part", circumstances.openings),
-        ("other cohort", external.openings if external else []),
+        (protocol.part, circumstances.openings),
+        ("the other cohort", external.openings if external else []),
     ):
         for count, opening in enumerate(openings, start=1):
-            items[f"opening {count} of the {part}"] = str(opening)
+            items[f"opening {count} of {part}"] = str(opening)
     rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in items.items())
     return f"<dl>{rows}</dl>"
 

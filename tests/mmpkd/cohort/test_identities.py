@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.spelling import group_loose_spellings, group_spellings
+from mmpkd.cohort.spelling import group_loose_spellings, group_spellings, names_in_both
 from mmpkd.config import CohortConfig
 from mmpkd.probe import stand_in
 from mmpkd.types import CohortError, ConfigError
@@ -30,6 +31,7 @@ SAME = [
     ("P  1", "P 1"),
     ("\uff30\uff11", "P1"),  # full-width
     ("P1\u200b", "P1"),  # a character without a width
+    ("P 1", "P01"),
     ("P\u20131", "P-1"),  # an en dash
     ("Jose\u0301", "Jos\u00e9"),
 ]
@@ -46,6 +48,62 @@ def test_spellings_of_one_name(pair: tuple[str, str]) -> None:
 )
 def test_names_that_are_different(names: tuple[str, str]) -> None:
     assert group_spellings(names) == group_loose_spellings(names) == []
+    assert names_in_both(names[:1], names[1:]) == names_in_both(names[1:], names[:1]) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        *SAME,
+        ("\ufeffp-0017", "P-17"),  # a byte order mark, as before the first cell of a file
+        ("P\u200d1", "P1"),  # a joiner within
+        ("\u3000P1\u3000", "P1"),  # blanks of East Asian width around
+        ("P\u20071", "P1"),  # a blank of a digit's width within
+        ("P\t1\n", "P1"),
+        ("\uff10\uff11\uff0e\uff10", "1"),  # full-width 01.0
+        ("\u0661\u0662", "12"),  # Arabic-Indic digits
+        ("\u2212" + "1", "-1"),  # a minus sign
+        ("0012.00", "12"),
+        ("12.", "12"),
+        ("+7", "7"),
+        ("000", "0"),
+        ("WEISS 3", "Wei\u00df 03"),
+        ("\u212bsa", "\u00e5sa"),  # the sign of the angstrom
+    ],
+)
+def test_a_name_of_another_cohort_in_another_spelling(name: str, other: str) -> None:
+    assert names_in_both([name, "Q2"], ["q3", other]) == {name}
+    assert names_in_both([other], [name]) == {other}
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("1.50", "1.5"),
+        ("1 11", "11 1"),  # number and site
+        ("-1", "1"),
+        ("100", "1"),
+        ("0.1", "1"),
+        ("P1a", "P1b"),
+        ("1.0.1", "1.1"),  # places of a hierarchy
+        ("2020-01-02", "2020-10-2"),
+        ("0x10", "x10"),
+        ("", "0"),
+        ("a0001b", "a001b1"),
+    ],
+)
+def test_a_name_of_another_cohort_that_only_looks_alike(name: str, other: str) -> None:
+    assert not names_in_both([name], [other]) and not names_in_both([other], [name])
+
+
+def test_random_names_do_not_meet_by_chance() -> None:
+    """Names of fixed length, as programs draw them. Among longer ones of letters in both cases, case joins none."""
+    rng = np.random.default_rng(0)
+    for alphabet, length in (("0123456789abcdef", 8), (string.ascii_letters + string.digits, 8)):
+        letters = rng.choice(list(alphabet), (8000, length))
+        names = sorted(set(map("".join, letters)))
+        assert group_spellings(names) == []
+        assert not names_in_both(names[::2], names[1::2])
 
 
 def test_names_that_differ_in_punctuation() -> None:
@@ -206,6 +264,18 @@ def test_patients_of_whom_a_letter_was_lost(tmp_path: Path) -> None:
     write_cohort(tmp_path / "raw", table)
     with pytest.raises(CohortError, match="1 patient is spelt with a character that stands for a lost one"):
         prepare(config(tmp_path / "raw"), tmp_path / "cache")
+
+
+def test_quantities_that_are_read_as_categories_are_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = cases()
+    table["age"], table["shape"] = range(60), np.resize(["1", "2", "3"], 60)  # a quantity, and a grade
+    write_cohort(tmp_path / "raw", table)
+    prepare(config(tmp_path / "raw", columns={"age": {"role": "context"}, "shape": {"role": "descriptor"}}), tmp_path)
+    message = " ".join(capsys.readouterr().err.split())
+    assert "column 'age': it has 60 different values, all of them numbers, and each is read as a category" in message
+    assert "column 'shape'" not in message
 
 
 def test_a_number_for_missing_that_is_padded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mmpkd.cohort import splits
 from mmpkd.cohort.facts import Scan, encode_labels, label_columns
-from mmpkd.types import CohortError, Task, lay_out
+from mmpkd.types import CohortError, ConfigError, Task, lay_out
 
 TASKS = lay_out([("malignant", "binary", ("benign", "malignant"))])
 
@@ -45,6 +45,29 @@ def test_five_folds_are_even_stratified_by_patient_and_repeatable() -> None:
         chosen = (split == part).to_numpy()
         assert chosen.sum() == 40 and target[chosen].sum() == 10
     assert split.equals(splits.assign(scan))
+
+
+def test_parts_are_dealt_alike_whichever_is_sealed_and_each_validates_once() -> None:
+    patients = np.repeat(np.arange(30), 2)
+    scan = scan_of(patients, binary(patients % 3 == 0), ["train"] * 20 + ["test"] * 40)
+    dealt = [splits.deal_parts(scan, 5, sealed) for sealed in range(5)]
+    for name in ("test", "fold0"):
+        chosen = np.array([(split == name).to_numpy() for split in dealt])
+        assert (chosen.sum(axis=0) == 1).all() and (chosen.sum(axis=1) == 12).all()
+    assert ((dealt[1] == "test") == (dealt[0] == "fold0")).all()
+    plain = scan_of(patients, binary(patients % 3 == 0))
+    assert splits.deal_parts(plain, 5).equals(splits.assign(plain)), "the last of five is what is sealed by default"
+
+
+def test_parts_that_cannot_be_dealt_are_refused() -> None:
+    scan = scan_of(range(4), binary([0, 1] * 2))
+    with pytest.raises(CohortError, match="4 patients cannot be dealt into 5 parts"):
+        splits.deal_parts(scan, 5)
+    with pytest.raises(ConfigError, match=r"cohort.sealed: is one of 0 to 2, because cohort.parts=3, got 3"):
+        splits.deal_parts(scan, 3, 3)
+    grouped = scan_of(range(4), binary([0, 1] * 2), ["fold0", "fold1", "fold0", "test"])
+    with pytest.raises(ConfigError, match="the data set gives folds of its own"):
+        splits.deal_parts(grouped, 3)
 
 
 def test_an_official_split_is_kept() -> None:

@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from mmpkd.scoring.stats import (
     auroc_influence,
+    auroc_within,
     delong_error,
     holm,
     is_all_equal,
@@ -71,6 +72,19 @@ def test_auroc_by_hand():
     known[3] = False  # 0.4 beats 0.1 and ties with 0.4
     assert weighted_auroc(score, positive, known, weight_RN[:1])[0, 0] == 1.5 / 2
     assert np.isnan(weighted_auroc(score, positive, np.zeros((4, 1), bool), weight_RN)).all()
+
+
+def test_pairs_of_different_groups_do_not_count() -> None:
+    """Two groups on different scales. Of group 0 all of 2 x 1 pairs are in order, of group 1 one of 1 x 2."""
+    score = np.array([0.9, 0.8, 0.7, 10.0, 11.0, 9.0])[:, None]
+    positive, known = np.array([1, 1, 0, 1, 0, 0])[:, None], np.ones((6, 1), bool)
+    group, ones = np.array([0, 0, 0, 1, 1, 1]), np.ones((1, 6))
+    assert auroc_within(score, positive, known, ones, group)[0, 0] == (2 + 1) / (2 + 2)
+    weight = np.array([[1.0, 1, 1, 3, 1, 0], [0.0, 0, 1, 1, 0, 0]])  # the second has no pair
+    np.testing.assert_allclose(auroc_within(score, positive, known, weight, group)[:, 0], [2 / (2 + 3), np.nan])
+    whole = weighted_auroc(score, positive, known, weight)
+    np.testing.assert_allclose(auroc_within(score, positive, known, weight, np.zeros(6)), whole)
+    assert weighted_auroc(score, positive, known, ones)[0, 0] != 0.75
 
 
 def test_auroc_of_replicates_equals_a_loop_that_resamples():

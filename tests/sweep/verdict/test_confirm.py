@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,13 @@ import yaml
 from mmpkd.cohort.store import Store
 from mmpkd.types import ConfigError, UserError
 from sweep.storage.events import Spool, VerdictWritten
-from sweep.storage.layout import SweepFolder
+from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.lock import alone_in, hold_driver_lock
 from sweep.transfer.addresses import Place
+from sweep.verdict.finalists import NoVerdictError
+from sweep.verdict.folder import ConfirmationFolder, lock_of
+from sweep.verdict.opening.ledger import Ledger
+from sweep.verdict.steps import Confirmation
 from tests.sweep import fake
 from tests.sweep.verdict.confirmed_sweep import confirmed, make_sweep
 
@@ -27,6 +34,14 @@ KILLS = 20
 
 class Killed(BaseException):
     """Stands for the kill of the command between two writes."""
+
+
+def killed(*args: Any) -> None:
+    raise Killed
+
+
+def no_verdict(*args: Any) -> None:
+    raise NoVerdictError("too many trainings have failed")
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +196,10 @@ def test_kills_at_random_moments_end_in_the_same_verdict(
     assert kills == KILLS, "the confirmation ended before"
     ours, uninterrupted = verdict(fresh), verdict(done)
     for content in (ours, uninterrupted):
-        del content["ledger"][0]["time"], content["ledger"][0]["command"], content["command"]
-        del content["protocol"]["frozen"]
+        (opening,) = content["ledger"]
+        assert opening["protocol"] == content["protocol"]["hash"]
+        del content["ledger"], content["command"]
+        del content["protocol"]["frozen"], content["protocol"]["hash"]  # which covers the time
     assert ours == uninterrupted
 
 
@@ -208,9 +225,13 @@ def test_a_frozen_protocol_is_not_changed(again: Path, words: list[str], message
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("difference: 0.05", "difference: 0.02", "was edited after it was frozen: its hash is"),
-        ("difference: 0.05", "differences: 0.05", "was edited after it was frozen: .*\nprotocol.differences: unknown"),
-        ("protocol:", "protocol: [", "was edited after it was frozen, and is not YAML"),
+        ("difference: 0.05", "difference: 0.02", "was edited or damaged after it was frozen: its hash is"),
+        (
+            "difference: 0.05",
+            "differences: 0.05",
+            "frozen, or another version wrote it: .*\nprotocol.differences: unknown",
+        ),
+        ("protocol:", "protocol: [", "after it was frozen: is not YAML"),
     ],
 )
 def test_a_protocol_that_was_edited_by_hand_is_refused(again: Path, old: str, new: str, message: str) -> None:
@@ -278,10 +299,149 @@ def test_a_damaged_ledger_is_not_read_as_an_empty_one(again: Path) -> None:
         confirmed(again)
 
 
+def folder_of(tmp_path: Path, name: str = "confirm") -> Path:
+    return tmp_path / "runs" / "fake" / name
+
+
+def test_the_time_of_freezing_is_under_the_hash(again: Path) -> None:
+    content = yaml.safe_load((folder_of(again) / "protocol.yaml").read_text())
+    text = json.dumps(content["protocol"], sort_keys=True)
+    assert content["hash"] == hashlib.sha256(text.encode()).hexdigest(), "a reader can compute it"
+    time = content["protocol"]["frozen"]
+    edit(again, time, f"2020{time[4:]}")
+    with pytest.raises(UserError, match="was edited or damaged after it was frozen: its hash is"):
+        confirmed(again)
+
+
+def test_a_protocol_of_the_first_version_continues(again: Path) -> None:
+    """It had the time beside the section, so the hash did not cover it."""
+    file, before = folder_of(again) / "protocol.yaml", verdict(again)
+    content = yaml.safe_load(file.read_text())
+    time = content["protocol"].pop("frozen")
+    digest = hashlib.sha256(json.dumps(content["protocol"], sort_keys=True).encode()).hexdigest()
+    file.write_text(yaml.safe_dump({"frozen": time, "hash": digest, "protocol": content["protocol"]}))
+    confirmed(again, "again=true")
+    after = verdict(again)
+    assert after["answers"] == before["answers"]
+    assert (after["protocol"]["frozen"], after["protocol"]["hash"]) == (time, digest)
+
+
+def test_a_ledger_that_was_deleted_is_noticed_and_completed(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = verdict(again)["ledger"]
+    shutil.rmtree(again / "cache" / "ledger")
+    (folder_of(again) / "protocol.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"opened before:\n.*sweep fake, protocol "):
+        confirmed(again)
+    printed = confirmed(again, "again=true")
+    assert "lacks openings, which confirmations record in their folders" in printed
+    (file,) = (again / "cache" / "ledger").glob("*.jsonl")
+    assert len(file.read_text().splitlines()) == 2 and verdict(again)["ledger"][0] == ledger[0]
+
+
+def test_openings_at_once_lose_no_line(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "runs")
+    ledger = Ledger.of(Place("", str(tmp_path / "cache")), "source", storage)
+    folders = [ConfirmationFolder(storage.sweep(f"sweep{number}")) for number in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda folder: ledger.open(folder, f"hash of {folder}", "command", True), folders))
+    lines = [json.loads(line)["sweep"] for line in ledger.file.read_bytes().splitlines()]
+    assert sorted(lines) == sorted(folder.sweep.name for folder in folders)
+
+
+def test_new_continues_the_confirmation_that_it_began(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("new=true", "difference=0.1", "again=true")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Confirmation, "train", killed)
+        confirmed(again, *words)
+    second = yaml.safe_load((folder_of(again, "confirm2") / "protocol.yaml").read_text())["hash"]
+    printed = confirmed(again, *words, "plan=true")
+    assert re.search("new=true continues .*/confirm2, which has no verdict yet", printed)
+    assert f"protocol {second[:12]}, frozen in" in printed
+    printed = confirmed(again, *words, "difference=0.2", "plan=true")
+    assert f"had protocol {second[:12]}" in printed and "continues" not in printed, "it is another confirmation"
+
+
+def test_new_leaves_a_confirmation_that_cannot_end(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(NoVerdictError, match=r"none 4 of 5, .*\n.*new=true"):
+        patch.setattr("sweep.verdict.steps.Counter", lambda arms: dict.fromkeys(arms, 4))
+        confirmed(again)
+    assert "none 4 of 5" in (folder_of(again) / "failure.txt").read_text()
+    (folder_of(again) / "protocol.yaml").write_text("")
+    with monkeypatch.context() as patch, pytest.raises(NoVerdictError):
+        patch.setattr(Confirmation, "train", no_verdict)
+        confirmed(again, "new=true", "again=true")
+    second = yaml.safe_load((folder_of(again, "confirm2") / "protocol.yaml").read_text())
+    assert second["protocol"]["after"] == "unknown", "the first protocol was edited"
+    assert f"had protocol {second['hash'][:12]}" in confirmed(again, "new=true", "plan=true")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("protocol.yaml", "", "was edited or damaged after it was frozen: is empty"),
+        ("protocol.yaml", "- 1\n", "holds no mapping but a list"),
+        ("protocol.yaml", "hash: 1\n", "it lacks protocol"),
+        ("protocol.yaml", None, "protocol.yaml: the confirmation needs a file there, and this is a folder"),
+        ("external.yaml", "", r"external.yaml: is empty; delete it, and give external=FILE again"),
+        ("external.yaml", "fingerprint: 3\ncohort: [", "external.yaml: is not YAML .*; delete it"),
+        (
+            "external.yaml",
+            "fingerprint: a\ncohort: {reader: synthetic, new: 1}\n",
+            "external.yaml: cohort.new: unknown",
+        ),
+        ("openings.json", "{", "openings.json: is not JSON .*; delete it"),
+        ("openings.json", '{"%s": [{"time": 1}]}', "openings.json: does not describe an opening; delete it"),
+        ("scores/test-0.json", "", "scores/test-0.json: is not JSON .*; delete it .*the same command writes it anew"),
+        ("scores/test-0.json", None, r"scores/test-0.json: cannot be read \(Is a directory\)"),
+        ("verdict.html", None, "verdict.html: the confirmation needs a file there, and this is a folder; move it"),
+        ("train.yaml", None, "train.yaml: the confirmation needs a file there, and this is a folder; move it"),
+        ("scores", "", "scores: the confirmation needs a folder there, and this is none; move it away"),
+    ],
+)
+def test_a_file_of_a_confirmation_that_is_broken_is_named(
+    again: Path, name: str, content: str | None, message: str
+) -> None:
+    path = folder_of(again) / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content.replace("%s", next((again / "cache" / "ledger").glob("*.jsonl")).stem))
+    with pytest.raises(UserError, match=message):
+        confirmed(again)
+
+
+def test_scores_of_another_protocol_are_not_used(again: Path) -> None:
+    before = verdict(again)
+    file = folder_of(again) / "scores" / "test-0.json"
+    content = json.loads(file.read_text())
+    content["scores"]["val/auroc"][0], content["protocol"] = 0.123, "another"
+    del content["crc"]
+    file.write_text(json.dumps(content))
+    confirmed(again)
+    assert verdict(again)["scores"] == before["scores"]
+
+
+def test_a_confirmation_runs_alone(again: Path) -> None:
+    sweep = SweepFolder(again / "runs" / "fake")
+    with alone_in(lock_of(sweep), ""):
+        with pytest.raises(UserError, match=r"another sweep.confirm of .*/fake runs at this moment; wait until"):
+            confirmed(again)
+        confirmed(again, "plan=true")
+    with (
+        hold_driver_lock(sweep),
+        pytest.raises(UserError, match="the sweep fake still runs; wait for its end, or stop"),
+    ):
+        confirmed(again)
+
+
 def write_external(tmp_path: Path, **params: Any) -> str:
     file = tmp_path / "external.yaml"
     size = {"side": 32, "train": 20, "val": 10, "test": 10}
-    file.write_text(yaml.safe_dump({"cohort": {"reader": "synthetic", "params": size | params}}))
+    cohort = {"reader": "synthetic", "params": size | params, "own_numbering": True}
+    file.write_text(yaml.safe_dump({"cohort": cohort}))
     return f"external={file}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +10,18 @@ from scipy.stats import t as student_t
 from scipy.stats import ttest_ind
 
 from mmpkd.scoring.stats import Floats, patient_weights, weighted_auroc, weighted_mean
-from sweep.verdict.inference import Contrast, SearchLuck, SeedScores, contrast, decide, search_luck
+from sweep.verdict.answer import decide
+from sweep.verdict.inference import (
+    Contrast,
+    SearchLuck,
+    SeedScores,
+    chances,
+    contrast,
+    degrees_of_choice,
+    search_luck,
+    variance_of_choice,
+    widened,
+)
 
 NO_REPLICATES = np.empty((0, 5))
 
@@ -54,6 +65,16 @@ def test_the_degrees_of_all_parts_by_hand() -> None:
     assert result.degrees == pytest.approx(64 / 3.75)
     assert (result.difference, (result.low + result.high) / 2) == pytest.approx((10, 10))
     assert result.p == pytest.approx(2 * student_t.sf(10 / 8**0.5, 64 / 3.75))
+
+
+def test_folds_widen_the_patients_part_as_nadeau_and_bengio_do() -> None:
+    """With five folds, three of which train, the variance of a mean over folds is (1/5 + 1/3) s² instead of s²/5."""
+    random = np.random.default_rng(0)
+    arms = [SeedScores(random.normal(0.7, 0.02, 5), random.normal(0.7, 0.05, (300, 5))) for _ in range(2)]
+    plain = contrast(arms[0], arms[1], patients=40)
+    wide = contrast(*(widened(arm, 5) for arm in arms), patients=40)
+    assert wide.patient_variance == pytest.approx(plain.patient_variance * (1 / 5 + 1 / 3) / (1 / 5))
+    assert (wide.difference, wide.seed_variance) == (plain.difference, plain.seed_variance)
 
 
 def test_the_patients_part_is_that_of_paired_differences() -> None:
@@ -122,48 +143,74 @@ def test_undefined_replicates_are_left_out() -> None:
     assert contrast(treated, reference, 30).patient_variance == pytest.approx(0.0001 * 60 / 59)
 
 
-def test_the_luck_of_a_search_is_that_of_all_halves_of_its_trials() -> None:
-    """All ways to split six trials into two halves are enumerated; a half chooses the best trial that it holds."""
-    means = np.array([0.9, 0.8, 0.6, 0.5, 0.5, 0.5])
-    halves = [set(half) for half in combinations(range(6), 3)]
-    squares = [(means[min(half)] - means[min(set(range(6)) - half)]) ** 2 for half in halves]
-    luck = search_luck([seeds_of(mean) for mean in means[:4]], trials=6)
-    assert luck.variance == pytest.approx(np.mean(squares) / 2) and luck.degrees == 3
-    assert search_luck([seeds_of(mean) for mean in means[[0, 2]]], trials=6).variance == pytest.approx(0.3**2 / 2)
+def test_the_luck_of_a_search_is_that_of_all_bootstrap_samples_of_its_trials() -> None:
+    """All 256 samples of four trials are enumerated. Two independent searches choose the same trial with a probability
+    of the sum of the squared chances, and half their mean squared difference is the variance.
+    """
+    means = np.array([0.9, 0.8, 0.6, 0.5])
+    best = np.array([min(sample) for sample in product(range(4), repeat=4)])
+    by_enumeration = means[best].var() / (1 - np.mean(best[:, None] == best))
+    luck = search_luck([seeds_of(mean) for mean in means[:3]], means[3:])
+    assert luck.variance == pytest.approx(by_enumeration)
+    assert chances(4) == pytest.approx(np.bincount(best) / 256)
+    # Of two trials, one is chosen with a probability of 3/4: the sample variance of the two, with a single degree.
+    two = search_luck([seeds_of(mean) for mean in (0.8, 0.6)], np.empty(0))
+    assert (two.variance, two.degrees) == pytest.approx((0.02, 1.0))
+
+
+def test_the_degrees_of_a_search_are_those_of_simulated_variances() -> None:
+    """The variance of a chi-squared distribution over its degrees is 2 / degrees. 20,000 draws know it to 3 %."""
+    value_RN = np.random.default_rng(0).normal(size=(20_000, 16))
+    variance_R = variance_of_choice(value_RN)
+    assert variance_R.mean() == pytest.approx(1, rel=0.03), "right on average where the rank does not matter"
+    assert 2 / variance_R.var() == pytest.approx(degrees_of_choice(16), rel=0.06)
 
 
 def test_finalists_are_ranked_by_the_score_that_chose() -> None:
-    """Of four trials, rank 2 is in the half without rank 1 with a probability of 2/3."""
+    """Of three trials, ranks are chosen with 19, 7 and 1 of 27."""
     finalists = [seeds_of(0.9), seeds_of(0.6), seeds_of(0.6)]
-    by_own, by_other = (search_luck(finalists, 4, chosen_by) for chosen_by in (None, np.array([2.0, 3.0, 1.0])))
-    assert by_own.variance == pytest.approx(0.3**2 / 2)
-    assert by_other.variance == pytest.approx(2 / 3 * 0.3**2 / 2)
+    by_own, by_other = (
+        search_luck(finalists, np.empty(0), chosen_by) for chosen_by in (None, np.array([2.0, 3.0, 1.0]))
+    )
+    same = 1 - (19**2 + 7**2 + 1) / 27**2
+    assert by_own.variance == pytest.approx(0.3**2 * 19 * 8 / 27**2 / same)
+    assert by_other.variance == pytest.approx(0.3**2 * 7 * 20 / 27**2 / same)
 
 
 def test_differences_that_seeds_or_patients_explain_are_no_luck_of_the_search() -> None:
     random = np.random.default_rng(0)
+    others = np.array([0.7, 0.65])
     value_FK = 0.8 + random.normal(0, 0.05, (3, 5))
     by_seeds = [SeedScores(value_K, NO_REPLICATES) for value_K in value_FK]
-    assert (
-        search_luck(by_seeds, 16).variance
-        < search_luck([seeds_of(value_K.mean()) for value_K in value_FK], 16).variance
-    )
+    without = [seeds_of(value_K.mean()) for value_K in value_FK]
+    assert search_luck(by_seeds, others).variance < search_luck(without, others).variance
     replicate_FRK = random.normal(0, 0.1, (3, 200, 1)) + np.zeros((3, 200, 5))
     by_patients = [SeedScores(np.full(5, 0.8 + 0.01 * place), replicate_FRK[place]) for place in range(3)]
-    assert search_luck(by_patients, 16).variance == 0
+    assert search_luck(by_patients, others).variance == 0
     shared_by_all = [SeedScores(np.full(5, 0.8 + 0.01 * place), replicate_FRK[0]) for place in range(3)]
     alone = [seeds_of(0.8 + 0.01 * place) for place in range(3)]
-    assert search_luck(shared_by_all, 16).variance == pytest.approx(search_luck(alone, 16).variance)
+    assert search_luck(shared_by_all, others).variance == pytest.approx(search_luck(alone, others).variance)
+
+
+def test_equally_good_trials_have_no_luck_of_the_search_on_average() -> None:
+    """Estimates scatter about 0 and are 0 where they would be negative, so their mean stays far below the seeds'."""
+    random, variances = np.random.default_rng(0), []
+    for _ in range(60):
+        trial_N = np.sort(random.normal(0.8, 0.03, 12))[::-1]
+        finalists = [SeedScores(random.normal(0.8, 0.03, 5), NO_REPLICATES) for _ in range(3)]
+        variances.append(search_luck(finalists, trial_N[3:]).variance)
+    assert np.mean(variances) < 0.2 * 0.03**2
+    assert np.mean(np.array(variances) == 0) > 0.4
 
 
 def test_a_single_trial_is_no_search_and_a_single_finalist_of_several_has_unknown_rivals() -> None:
-    assert search_luck([seeds_of(0.8)], trials=1).variance == 0
-    luck = search_luck([seeds_of(0.8)], trials=9)
+    assert search_luck([seeds_of(0.8)], np.empty(0)).variance == 0
+    luck = search_luck([seeds_of(0.8)], np.array([0.7, 0.6]))
     arms = [without_patients(np.array(value)) for value in ([0.5, 0.6, 0.7], [0.5, 0.6, 0.8])]
     result = contrast(*arms, patients=30, searches=(luck, luck))
     assert "single finalist" in result.reason and np.isnan(result.p)
-    with pytest.raises(ValueError, match="3 finalists among 2 trials"):
-        search_luck([seeds_of(0.8)] * 3, trials=2)
+    with pytest.raises(ValueError, match="at least two seeds"):
+        search_luck([seeds_of(0.8), seeds_of(0.7, seeds=1)], np.empty(0))
 
 
 def with_p(p: float) -> Contrast:

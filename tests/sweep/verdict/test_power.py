@@ -11,10 +11,12 @@ from scipy.stats import nct
 from scipy.stats import t as student_t
 
 from mmpkd.scoring.stats import auroc_variance
-from sweep.verdict.inference import SeedScores, contrast
+from sweep.verdict.inference import SearchLuck, SeedScores, contrast, search_luck
 from sweep.verdict.power import (
+    TRUE_SHARE,
     Design,
     expected_patient_variance,
+    first_step,
     patients_needed,
     power,
     smallest_difference,
@@ -33,7 +35,7 @@ def test_two_samples_of_64_have_the_power_of_cohens_table() -> None:
     assert power(-0.5, cohen) == power(0.5, cohen)
     assert power(0.0, cohen) == pytest.approx(0.05, abs=1e-5)
     assert power(0.5, cohen) == pytest.approx(nct.sf(student_t.ppf(0.975, 126), 126, 0.5 * 32**0.5), abs=1e-4)
-    assert power(0.5, cohen, level=0.99) < 0.6
+    assert power(0.5, replace(cohen, level=0.99)) < 0.6
 
 
 def test_power_agrees_with_simulated_contrasts() -> None:
@@ -69,7 +71,7 @@ def test_where_seeds_are_the_luck_no_number_of_patients_is_enough() -> None:
 def test_power_falls_with_every_kind_of_luck() -> None:
     worse = [
         replace(DESIGN, seed_variance=(0.0018, 0.0009)),
-        replace(DESIGN, search_variance=0.0004),
+        replace(DESIGN, searches=(SearchLuck(0.0004, 1.9), SearchLuck(0.0, 1.0))),
         replace(DESIGN, seeds=3),
         DESIGN.with_patients(100),
     ]
@@ -112,3 +114,42 @@ def test_the_sentences() -> None:
         f"{power(0.08, small):.0%} only. About {needed} patients would be needed for a chance of 50%."
     )
     assert needed is not None and 60 < needed < 200
+
+
+def test_power_with_a_search_agrees_with_simulated_contrasts() -> None:
+    """The luck of the search is known, the true difference has half its variance, and Holm's first step judges."""
+    design = replace(DESIGN, searches=(SearchLuck(0.0008, 1.9), SearchLuck(0.0004, 1.9)), level=first_step(2))
+    random, claims = np.random.default_rng(0), []
+    for _ in range(1000):
+        patient_R = random.normal(0, DESIGN.patient_variance**0.5, 120)
+        value_AK = 0.8 + np.array([[0.12], [0.0]]) + random.normal(0, 0.03, (2, 5))
+        value_AK[0] += random.normal(0, (DESIGN.patient_variance + TRUE_SHARE * 0.0012) ** 0.5)
+        treated = SeedScores(value_AK[0], np.zeros((120, 5)) + patient_R[:, None])
+        claims.append(contrast(treated, SeedScores(value_AK[1], np.zeros((120, 5))), 120, design.searches).p < 0.025)
+    # 1,000 tests know a share to 1.6 %
+    assert 0.2 < np.mean(claims) < 0.8 and np.mean(claims) == pytest.approx(power(0.12, design), abs=0.05)
+
+
+def test_what_is_expected_before_any_training_by_hand() -> None:
+    """Errors of 0.02 and 0.03 with a correlation of a half, and as many test patients as validation patients and half
+    as many again: (0.0004 + 0.0009 - 0.0006) / 1.5. Trials that differ by their errors only have no search.
+    """
+    equal = np.full(8, 0.7)
+    design = Design.expected(300, 120, (0.02, 0.03), 1.5, 5, 0.01, (equal, equal), is_ranked=True, level=0.975)
+    assert design.patient_variance == pytest.approx(0.0007 / 1.5)
+    assert design.seed_variance == (0.0001, 0.0001) and [each.variance for each in design.searches] == [0, 0]
+    spread = np.array([0.9, 0.8, 0.7, 0.6])
+    without_error = Design.expected(300, 120, (0.0, 0.0), 1.0, 5, 0.0, (spread, spread), is_ranked=True, level=0.975)
+    seeds = [SeedScores(np.full(5, value), np.empty((0, 5))) for value in spread]
+    assert without_error.searches[0].variance == pytest.approx(search_luck(seeds, np.empty(0)).variance)
+
+
+def test_all_finalists_tell_what_is_expected() -> None:
+    """Replicates that scatter by 0.01 and 0.03 give variances of 0.0001 and 0.0009, which are 0.0005 on average."""
+    wave_R = np.tile([1.0, -1.0], 50) * (99 / 100) ** 0.5
+    treated = [SeedScores(np.full(5, 0.8), np.zeros((100, 5)) + scale * wave_R[:, None]) for scale in (0.01, 0.03)]
+    reference = [SeedScores(np.array([0.7, 0.72]), np.zeros((100, 2)))]
+    lucks = SearchLuck(0.0001, 1.9), SearchLuck(0.0, 1.0)
+    design = Design.of_finalists(treated, reference, lucks, 200, 80, 10, level=0.975)
+    assert design.patient_variance == pytest.approx(0.0005) and design.seed_variance == pytest.approx((0, 0.0002))
+    assert design.variance == pytest.approx(0.0005 + 0.0002 / 10 + 0.0001)

@@ -23,6 +23,7 @@ ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")  # the beginning of an absolute p
 OUTSIDE = "cohort.allow_outside=true"
 # Minimum number of boxes for the warning that boxes may be two corners; fewer boxes may look like corners by chance
 MIN_BOXES = 5
+MAX_GRADES = 10  # a column of numbers with more different values is probably a quantity, not a grade
 ODD_REGION = (ValueError, TypeError, IndexError, RecursionError, OverflowError)
 
 
@@ -182,8 +183,8 @@ def drawn_regions(params: TableParams, cells: pd.DataFrame) -> dict[str, list[tu
 
 
 def notes_of_cells(params: TableParams, cells: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """Returns warnings about boxes that may be two corners, and about cells that resemble a word of the option
-    `missing`."""
+    """Returns warnings about boxes that may be two corners, about cells that resemble a word of the option `missing`,
+    and about categories that are probably quantities."""
     words = {normalise_name(word) for word in params.missing}
     numbers = {strip_padding(word) for word in params.missing if strip_padding(word).lstrip("-").isdigit()}
     notes = []
@@ -197,4 +198,10 @@ def notes_of_cells(params: TableParams, cells: pd.DataFrame, columns: Sequence[s
         if nearly.any():
             what = f"{int(nearly.sum())} cells differ from a word under `missing` in case, blanks or padding only"
             notes.append(f"warning: column {name!r}: {what}; list that spelling too if they are missing")
+        values = cells[name].dropna().unique()
+        options = params.columns.get(name)
+        is_category = options is None or (options.kind == "categorical" and options.separator is None)
+        if is_category and len(values) > MAX_GRADES and np.isfinite(pd.to_numeric(values, errors="coerce")).all():
+            what = f"it has {len(values)} different values, all of them numbers, and each is read as a category"
+            notes.append(f"warning: column {name!r}: {what}; if they are quantities, set its kind to numeric")
     return notes
