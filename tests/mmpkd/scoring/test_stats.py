@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -137,6 +139,14 @@ def test_holm_by_hand():
     # 3 x .01, 2 x .03, then 1 x .04, which may not fall below the one before
     assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.6]).tolist() == [1.0, 1.0]
+
+
+def test_holm_is_the_closed_test_of_bonferroni():
+    """Holm (1979, section 3): a hypothesis is rejected if Bonferroni rejects every intersection that it belongs to."""
+    p = np.random.default_rng(0).uniform(0, 0.3, 5)
+    subsets = [subset for size in range(1, 6) for subset in combinations(range(5), size)]
+    closed = [max(min(1, len(each) * p[list(each)].min()) for each in subsets if place in each) for place in range(5)]
+    assert holm(p) == pytest.approx(closed)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
