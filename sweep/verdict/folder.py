@@ -123,6 +123,12 @@ def lock_of(sweep: SweepFolder) -> Path:
     return sweep.path / f"{FOLDER}.lock"
 
 
+def confirmed_by(name: str) -> str:
+    """Returns the name of the sweep that the sweep of this name confirms as a phase, and an empty text for others."""
+    match = re.fullmatch(rf"(.+)-{FOLDER}\d*-(choose|train)", name, re.ASCII)
+    return match[1] if match else ""
+
+
 def confirmations(sweep: SweepFolder) -> list[ConfirmationFolder]:
     """Returns the folders of all confirmations of a sweep, in their order. The last one may not have begun."""
     names = [name for name in sweep.shared.names() if re.fullmatch(rf"{FOLDER}([2-9]|[1-9]\d+)?", name, re.ASCII)]

@@ -25,7 +25,7 @@ from sweep.plan.plan import plan
 from sweep.provenance import code_commit, library_versions
 from sweep.search.studies import records_of
 from sweep.space.space import load_space
-from sweep.storage.journal import load_studies
+from sweep.storage.journal import find_damage, load_studies
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.addresses import Place
 from sweep.transfer.preparing import prepare_shared
@@ -100,8 +100,10 @@ def _run_options(words: Sequence[str]) -> RunOptions:
 
 
 def _records(folder: SweepFolder) -> list[Record]:
-    """Returns the trials of a phase. There are none before it has begun."""
-    if not folder.journal.exists():
+    """Returns the trials of a phase. There are none before it has begun, and none of a damaged journal: the driver of
+    the phase says what to do about it.
+    """
+    if not folder.journal.is_file() or find_damage(folder.journal) is not None:
         return []
     return records_of(load_studies(folder.journal), folder.read_plan().get("generation", 0))
 

@@ -18,7 +18,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, EvaluationConfig, Strict, validate
 from mmpkd.export.student_file import source_of
 from mmpkd.machine.checksums import DamagedError
-from mmpkd.machine.files import read_yaml
+from mmpkd.machine.files import overridden, read_yaml
 from mmpkd.prediction.other_cohort import Home, prepared, refuse_seen
 from mmpkd.scoring.replicates import PartScorer
 from mmpkd.scoring.saliency import MAPS, columns_explained
@@ -113,7 +113,7 @@ def section_of(file: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or no such section.
     """
-    section = read_yaml(Path(file)).get("cohort")
+    section = overridden(read_yaml(Path(file)), ()).get("cohort")
     if not isinstance(section, dict):
         raise ConfigError.at("external", f"{file} has no section `cohort:`; write one, as mmpkd.evaluate takes it")
     return section
