@@ -37,7 +37,12 @@ from sweep.space.search_config import SCORES, SearchConfig
 # Keys with one value for all trials, because arms are compared on the same images, scores, budget and machine.
 SHARED: Final = ("cohort", "evaluation", "epochs", "threads", "seed", *TrialConfig.INERT)
 TIE_DIGITS: Final = 9  # decimal digits to which parts of shares are compared; further digits are rounding errors
-PATHS: Final = (("cohort", "root"), ("student", "weights"))  # paths in a TrialConfig
+FILES: Final = (  # keys of a TrialConfig that hold the path of a file or folder, by their sections
+    ("cohort", "root"),
+    ("student", "weights"),
+    ("teachers", "params", "encoder"),
+    ("teachers", "params", "network", "weights"),
+)
 
 
 # Every dotted path that a space file may hold outside its arms.
@@ -133,26 +138,38 @@ def _make_absolute(raw: Mapping[str, Any]) -> None:
     arms = raw.get("arms")
     shared = {key: value for key, value in raw.items() if key != "arms"}
     for content in (shared, *(arms.values() if isinstance(arms, dict) else ())):
-        for section, key in PATHS:
-            _make_absolute_below(content, section, key, inside=False)
+        for path in FILES:
+            _make_absolute_below(content, path)
 
 
-def _make_absolute_below(node: Any, section: str, key: str, inside: bool) -> None:
-    """Makes the file paths at `section.key` absolute, also if they stand below grammar words and labels of branches."""
+def _make_absolute_below(node: Any, path: tuple[str, ...]) -> None:
+    """Makes the file paths at a dotted path absolute, also if they stand below grammar words and labels of branches.
+
+    Args:
+        path: the keys that are left of one of `FILES`.
+    """
     for name, value in node.items() if isinstance(node, dict) else ():
-        if inside and name == key:
-            node[name] = _absolute(value)
-        elif inside or name == section or name not in TrialConfig.model_fields:
-            _make_absolute_below(value, section, key, inside or name == section)
+        if name != path[0]:
+            if path not in FILES or name not in TrialConfig.model_fields:
+                _make_absolute_below(value, path)
+        elif len(path) > 1:
+            _make_absolute_below(value, path[1:])
+        else:
+            node[name] = _absolute(value, or_name=name == "encoder")
 
 
-def _absolute(value: Any) -> Any:
+def _absolute(value: Any, or_name: bool) -> Any:
+    """Makes a path absolute, or each path of a distribution. With `or_name`, what is no folder is the name of a model
+    and stays as it is.
+    """
     if isinstance(value, dict):
-        return {word: _absolute(inner) for word, inner in value.items()}
+        return {word: _absolute(inner, or_name) for word, inner in value.items()}
     if isinstance(value, list):
-        return [_absolute(inner) for inner in value]
-    is_path = isinstance(value, str) and not REFERENCE.fullmatch(value)
-    return os.path.abspath(os.path.expanduser(value)) if is_path else value
+        return [_absolute(inner, or_name) for inner in value]
+    if not isinstance(value, str) or REFERENCE.fullmatch(value):
+        return value
+    path = os.path.abspath(os.path.expanduser(value))
+    return value if or_name and not os.path.isdir(path) else path
 
 
 def _search(content: Any, mistakes: list[Mistake]) -> SearchConfig:

@@ -18,6 +18,7 @@ from sweep.space.search_config import SCORES
 from sweep.storage.records import candidates
 from sweep.verdict import finalists, phases
 from sweep.verdict.folder import ConfirmationFolder
+from sweep.verdict.inference import overlap
 from sweep.verdict.power import CORRELATION, MIN_SEEDS, Design, usual_seeds
 from sweep.verdict.protocol import UNKNOWN, Protocol, Wanted, read_protocol, refuse_changes
 
@@ -54,7 +55,7 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         mistakes.append(
             Mistake("localisation", f"the sweep has no score of ROIs {localisation!r}{near(localisation, known)}")
         )
-    arms = _arms(trials, wanted.arms, mistakes)
+    arms = compared_arms(trials, wanted.arms, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
     phases.refuse_reserved(arms)
@@ -95,7 +96,7 @@ def _hash_before(folder: ConfirmationFolder) -> str:
     return earlier.hash if earlier else UNKNOWN
 
 
-def _arms(trials: Candidates, wanted: Sequence[str] | None, mistakes: list[Mistake]) -> list[str]:
+def compared_arms(trials: Candidates, wanted: Sequence[str] | None, mistakes: list[Mistake]) -> list[str]:
     """Returns the arms that are compared with the reference: those with a teacher, without references and controls."""
     able = candidates(trials.shown)
     if not any(record.arm == REFERENCE for record in able):
@@ -110,6 +111,13 @@ def _arms(trials: Candidates, wanted: Sequence[str] | None, mistakes: list[Mista
         if arm not in known:
             problem = f"no arm {arm!r} with complete trials to compare with {REFERENCE}{near(arm, known)}"
             mistakes.append(Mistake("arms", f"{problem}; there are: {', '.join(known) or 'none'}"))
+    set_aside = {record.arm for record in able if record.control} | {
+        record.arm for record in trials.shown if record.reference
+    }
+    failed = [arm for arm in trials.space.arms if arm != REFERENCE and arm not in known and arm not in set_aside]
+    if known and failed and not wanted:
+        problem = f"no complete trial of {', '.join(failed)}, which the sweep was to compare with {REFERENCE}"
+        mistakes.append(Mistake("arms", f"{problem}; continue the sweep, or leave it out with arms={','.join(known)}"))
     if not known and not wanted:
         mistakes.append(Mistake("arms", f"the sweep has no arm beside {REFERENCE} with complete trials"))
     return list(wanted or known)
@@ -167,4 +175,5 @@ def expected_design(protocol: Protocol, trials: Candidates, store: Store, goal: 
     if goal != protocol.localisation and (rarer := best.metrics.get("val/auroc_rarer_class")):
         counted = max(round(rarer * share), 2)
     variance = 2 * (1 - CORRELATION) * best.metrics[f"{goal}_se"] ** 2 / share
+    variance *= overlap(protocol.folds) if protocol.folds else 1
     return Design(protocol.test_patients, counted, variance, len(protocol.seeds), (spread**2, spread**2))

@@ -59,11 +59,14 @@ GLYPHS = ("bar", "post", "ring")
 class SyntheticParams(Strict):
     """The options. The known-answer benchmark uses the default values. Lengths are in pixels of the original image."""
 
+    LATER = ("lesion",)
+
     seed: Annotated[int, Field(ge=0)] = 0
     train: Positive = 800  # number of images, also for val and test; a patient has one to three
     val: Positive = 300
     test: Positive = 300
     side: Annotated[int, Field(ge=32)] = 48  # side of the image; `cohort.image_size` should be the same
+    lesion: Annotated[float, Field(gt=0, le=1)] = 1.0  # size of lesions; at 1 their radius is 1/6 to 1/4.5 of `side`
     texture: Fraction = 0.16  # amplitude of the lesion's texture; the image noise has a standard deviation of 0.06
     label_noise: Fraction = 0.3  # share of training images with a wrong label, one of the other two
     marker: bool = True  # False paints no marker and changes no other pixel
@@ -111,7 +114,7 @@ class Synthetic(Reader):
         """Paints the image of a sample and its view, which are grey, `side` x `side`, uint8."""
         position, truth, glyph = self._scenes[sample_id]
         knobs = self.params
-        scene = _Scene(np.random.default_rng([knobs.seed, 1, position]), knobs.side, truth)
+        scene = _Scene(np.random.default_rng([knobs.seed, 1, position]), knobs.side, knobs.lesion, truth)
         plain = scene.paint(texture=min(0.4, 3 * knobs.texture), grain=0.02)
         image = scene.paint(texture=knobs.texture, grain=0.06)
         if knobs.marker:
@@ -201,10 +204,10 @@ class _Scene:
     """The place and texture of a lesion and the background clutter. They are drawn at random once, and then painted
     into both the image and the view `superior`."""
 
-    def __init__(self, generator: np.random.Generator, side: int, truth: int) -> None:
+    def __init__(self, generator: np.random.Generator, side: int, size: float, truth: int) -> None:
         self.generator = generator
         self.side = side
-        radius = generator.uniform(side / 6, side / 4.5)
+        radius = size * generator.uniform(side / 6, side / 4.5)
         y, x = generator.uniform(radius + 1, side - radius - 1, 2)
         row, column = np.mgrid[:side, :side] + 0.5
         distance = np.hypot(row - y, column - x)

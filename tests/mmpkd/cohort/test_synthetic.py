@@ -151,3 +151,10 @@ def test_a_knob_out_of_range_or_unknown_is_told() -> None:
         validate(SyntheticParams, {"label_noise": 1.2}, "cohort.params")
     with pytest.raises(ConfigError, match="texture"):
         validate(SyntheticParams, {"textur": 0.2}, "cohort.params")
+
+
+def test_smaller_lesions_change_the_images_and_no_earlier_fingerprint() -> None:
+    half = SMALL.model_copy(update={"lesion": 0.5})
+    whole, part = (Synthetic(None, params).load("train-0000-0").rois[0][1] for params in (SMALL, half))
+    assert part.sum() == pytest.approx(whole.sum() / 4, rel=0.1)
+    assert "lesion" not in SMALL.model_dump() and half.model_dump()["lesion"] == 0.5

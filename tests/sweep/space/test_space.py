@@ -226,9 +226,14 @@ def test_trials_are_ranked_at_a_share_of_the_epochs_unless_an_epoch_is_named(fil
 def test_relative_paths_are_made_absolute_wherever_they_stand(file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(file.parent)
     here = str(file.parent)
+    (file.parent / "minilm").mkdir()
+    texts = "{t: {kind: text, params: {encoder: {choice: [minilm, org/name]}}}}"
+    scans = "{scan: {kind: ensemble, params: {members: {a: {params: {network: {weights: d.pt}}}}}}}"
     space = load(
         file,
         "cohort.root=data",
+        f"arms.text={{teachers: {texts}}}",
+        f"arms.scan={{teachers: {scans}}}",
         "student={one_of: {own: {weights: {choice: [a.pt, /b.pt]}}, none: {depth: 2}}}",
         "arms.big={student: {weights: {maybe: c.pt}}, teachers: {t: {kind: tabular, params: {weights: as said}}}}",
     )
@@ -236,6 +241,9 @@ def test_relative_paths_are_made_absolute_wherever_they_stand(file: Path, monkey
     assert space.raw["student"]["one_of"]["own"]["weights"] == {"choice": [f"{here}/a.pt", "/b.pt"]}
     assert space.raw["arms"]["big"]["student"]["weights"] == {"maybe": f"{here}/c.pt"}
     assert space.raw["arms"]["big"]["teachers"]["t"]["params"]["weights"] == "as said"
+    assert space.raw["arms"]["text"]["teachers"]["t"]["params"]["encoder"] == {"choice": [f"{here}/minilm", "org/name"]}
+    members = space.raw["arms"]["scan"]["teachers"]["scan"]["params"]["members"]
+    assert members["a"]["params"]["network"]["weights"] == f"{here}/d.pt"
     assert load(file, "student.weights=~/w.pt").raw["student"]["weights"] == os.path.expanduser("~/w.pt")
     assert load(file, "student.weights=null").raw["student"]["weights"] is None
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmpkd.config import StageConfig, TrialConfig
 from mmpkd.types import Task, lay_out
 from sweep.verdict.answer import Patients, Verdict, judge, sentence
 from sweep.verdict.inference import SeedScores
-from sweep.verdict.phases import smoothing_of
+from sweep.verdict.phases import smoothed, smoothing_of
 from sweep.verdict.protocol import Protocol
 
 AUROC, POINTING = "val/auroc", "val/pointing"
@@ -106,3 +107,21 @@ def test_few_patients_or_little_power_cannot_tell() -> None:
 )
 def test_label_smoothing_of_equal_entropy(tasks: tuple[Task, ...], entropy: float, smoothing: float) -> None:
     assert smoothing_of(entropy, tasks) == pytest.approx(smoothing, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("stages", "kept"),
+    [
+        ([], []),
+        (
+            [{"name": "last", "train": ["student.head", "logits"], "objectives": ["task", "logits"]}],
+            [{"name": "last", "train": ["student.head"]}],
+        ),
+        ([{"name": "taught", "train": ["student"], "objectives": ["logits"]}], []),
+    ],
+)
+def test_label_smoothing_trains_the_same_parts_of_the_student(stages: list[Any], kept: list[Any]) -> None:
+    content = {"cohort": {"reader": "synthetic"}, "teachers": {"t": {"kind": "tabular"}}, "objectives": {"logits": {}}}
+    control = smoothed(TrialConfig.model_validate(content | {"stages": stages}), 0.2, lay_out([("m", "binary", "ab")]))
+    assert control.stages == tuple(StageConfig.model_validate(stage) for stage in kept)
+    assert not control.teachers and not control.objectives
