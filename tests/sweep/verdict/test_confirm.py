@@ -364,7 +364,7 @@ def test_new_continues_the_confirmation_that_it_began(again: Path, monkeypatch: 
 
 def test_new_leaves_a_confirmation_that_cannot_end(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(NoVerdictError, match=r"none 4 of 5, .*\n.*new=true"):
-        patch.setattr("sweep.verdict.steps.Counter", lambda arms: dict.fromkeys(arms, 4))
+        patch.setattr("sweep.verdict.finalists.Counter", lambda arms: dict.fromkeys(arms, 4))
         confirmed(again)
     assert "none 4 of 5" in (folder_of(again) / "failure.txt").read_text()
     (folder_of(again) / "protocol.yaml").write_text("")
