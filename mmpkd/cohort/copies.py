@@ -21,7 +21,7 @@ from mmpkd.config import CohortConfig
 from mmpkd.types import CohortError
 
 NUM_SHOWN = 10  # maximum number of groups, or of samples of a group, that a message lists
-MAX_LEFT_OUT = 100  # of a longer list nobody would copy the rows
+MAX_LEFT_OUT = 1000  # of a longer list nobody would copy the rows, and a command line cannot hold it
 
 Group = list[int]  # positions of the samples that show one picture, ascending
 

@@ -44,7 +44,7 @@ def written(
         number, change = (copies or {}).get(row, (first + row, ""))
         image = picture(number) if not change else CHANGES[change](picture(number))
         Image.fromarray(np.ascontiguousarray(image)).save(root / "images" / name)
-    return config(root, image_size=80, masks={})  # the size of the pictures, so that one bit stays changed
+    return config(root, image_size=80, masks={}, columns={})  # the size of the pictures, so that one bit stays changed
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import fft
 
-from mmpkd.cohort import facts
+from mmpkd.cohort import copies, facts
 from mmpkd.cohort.likeness import MIRRORINGS, NO_HASH, candidates, is_same_picture, perceptual_hash
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import HASH, Store
@@ -62,21 +62,40 @@ def test_a_shared_outline_is_not_a_shared_picture(number: int) -> None:
     assert is_same_picture(images[0], recompressed(images[0]), 0)
 
 
-def copied(root: Path, copies: dict[int, tuple[int, str]], parts: bool = True) -> CohortConfig:
+def test_letters_before_black_are_not_a_shared_picture() -> None:
+    """Dark frames with other patients' numbers in the corner; alike but for one digit. Equal pixels are one picture."""
+    images = []
+    for number in ("Pat 1000", "Pat 1001"):
+        frame = Image.new("L", (112, 112))
+        ImageDraw.Draw(frame).text((4, 4), number, fill=255)
+        images.append(np.asarray(frame))
+    assert not is_same_picture(images[0], images[1], 0)
+    assert is_same_picture(images[0], images[0].copy(), 0)
+
+
+def test_a_long_list_is_not_an_option(tmp_path: Path) -> None:
+    asked = config(tmp_path).model_copy(update={"leave_out": (7,)})
+    samples = pd.DataFrame({"row": range(2, 2002)})
+    assert copies.leave_out_option(samples, [0, 3], asked) == "'cohort.leave_out=[7,2,5]'"
+    assert copies.leave_out_option(samples, range(copies.MAX_LEFT_OUT), asked).count(",") == copies.MAX_LEFT_OUT
+    assert copies.leave_out_option(samples, range(copies.MAX_LEFT_OUT + 1), asked) == ""
+
+
+def copied(root: Path, changed: dict[int, tuple[int, str]], parts: bool = True) -> CohortConfig:
     """The cohort of `write_cohort` with pictures, some of which are changed copies of others.
 
     Args:
-        copies: by row, counted from 0, the row that is copied and the change.
+        changed: by row, counted from 0, the row that is copied and the change.
         parts: whether train, val and test are stated: 20 patients, 5, and 5.
     """
     table = cases().assign(part=["train"] * 40 + ["val"] * 10 + ["test"] * 10, mask="")
     write_cohort(root, table)
     for row, name in enumerate(table["image"]):
-        source, change = copies.get(row, (row, "one bit"))
+        source, change = changed.get(row, (row, "one bit"))
         image = picture(source) if source == row else CHANGES[change](picture(source))
         Image.fromarray(np.ascontiguousarray(image)).save(root / "images" / name)
     split = {"split": "part"} if parts else {}
-    return config(root, image_size=64, masks={}, **split)
+    return config(root, image_size=64, masks={}, columns={}, **split)
 
 
 def test_across_parts_it_is_refused_and_can_be_left_out(tmp_path: Path) -> None:
