@@ -71,7 +71,9 @@ class Confirmation:
             local = Path(mkdtemp(prefix="mmpkd-")) / file.name
             self.folder.place.download(file.name, local)
             file = Place("", str(local))
-        return replace(_run_options([f"space={file}", f"name={name}", *self.words]), part_of=self.command)
+        of_search = phase in (phases.CHOOSE, phases.TRAIN)  # folds are of another cohort, which lies elsewhere
+        words = [word for word in self.words if of_search or not word.startswith("cohort.root=")]
+        return replace(_run_options([f"space={file}", f"name={name}", *words]), part_of=self.command)
 
     def train(self, phase: Phase) -> tuple[int, SweepFolder, list[Record]]:
         """Trains what is left of a phase. Returns the exit status of its sweep, its folder and its trials."""

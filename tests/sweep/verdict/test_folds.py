@@ -132,7 +132,9 @@ def test_the_patients_part_is_wider_than_that_of_independent_folds(
 
 
 def test_kills_between_two_writes_end_in_the_same_verdict(done: Path, again: Path, monkeypatch: Any) -> None:
-    """From the training of the last fold on: before and while students predict."""
+    """From the training of the last fold on: before and while students predict. The place of the data of the search
+    does not concern the folds.
+    """
     shutil.rmtree(again / "runs" / "fake-confirm-fold2")
     shutil.rmtree(again / "runs" / "fake" / "confirm" / "scores")
     shutil.rmtree(again / "cache" / "ledger")
@@ -152,7 +154,7 @@ def test_kills_between_two_writes_end_in_the_same_verdict(done: Path, again: Pat
     for moment in (4, 7, 12, 30):
         left[0] = moment
         with suppress(Killed):
-            confirmed(again)
+            confirmed(again, "cohort.root=/moved")
             break
         kills += 1
     left[0] = 0
