@@ -128,8 +128,10 @@ class Ledger:
             return [Opening.of_json(unsealed(line)) for line in lines]
         except DamagedError as error:
             problem = f"{self.file}: the ledger of openings is damaged or was edited ({error})"
-            rest = f"what the confirmations under {self.storage} record in their folders still counts"
-            raise UserError(f"{problem}; put a copy of it back, or move it away if there is none: {rest}") from None
+            remaining = f"what the confirmations under {self.storage} record in their folders still counts"
+            raise UserError(
+                f"{problem}; put a copy of it back, or move it away if there is none: {remaining}"
+            ) from None
 
     def _recorded(self, folder: ConfirmationFolder) -> list[Opening]:
         consequence = f"and {self.file} alone says what that confirmation has opened"
