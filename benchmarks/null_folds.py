@@ -60,7 +60,7 @@ def verdict(world: str, patients: int, folds: int, seed: int) -> tuple[Contrast,
     read = halves if world == "other" else (halves[0], halves[0])
     arms = [_scores(feature_NF, positive_N, fold_N, folds, weight_RN, generator) for feature_NF in read]
     rarer = int(min(positive_N.sum(), (~positive_N).sum()))
-    wide = [widened(scores, folds, 1 / folds, (folds - 2) / folds) for scores in arms]
+    wide = [widened(scores, folds) for scores in arms]
     return contrast(wide[0], wide[1], rarer), contrast(arms[0], arms[1], rarer)
 
 

@@ -45,6 +45,10 @@ same command again continues.
   seeds=N        further seeds of the chosen [5, or 10 above 300 test patients]
   external=FILE  scores the students on another cohort as well, which is read
                  from the section `cohort` of a YAML file
+  folds=N        tests by cross-validation on a second cohort, each of whose N
+                 parts of patients is sealed in turn; the settings come from
+                 the sweep, so that no choice has seen this cohort
+  cohort=FILE    the second cohort: the section `cohort` of a YAML file
   again=true     opens the test part although an earlier confirmation has
   new=true       begins a new confirmation with another protocol
   storage=runs, cache=cache, tracking=URI   as given to sweep.run
@@ -65,7 +69,7 @@ above; 130 stopped before the end, the same command continues
 """
 DEFAULTS: Final[Mapping[str, str]] = {
     **{key: "" for key in ("name", "goal", "localisation", "arms", "difference", "finalists")},
-    **{key: "" for key in ("choose_seeds", "seeds", "tracking", "external")},
+    **{key: "" for key in ("choose_seeds", "seeds", "tracking", "external", "folds", "cohort")},
     **{"storage": DEFAULT_STORAGE, "cache": DEFAULT_CACHE, "plan": "false", "again": "false", "new": "false"},
 }
 
@@ -73,7 +77,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
 # Keys of sweep.run that the trainings take over. They change no training, or say where its files are.
 PASSED_ON: Final = (*set(CHANGEABLE_LEAVES) - {"search.trials", "search.plateau", "search.keep"}, "scratch", "patience")
 MOST: Final = 1000  # seeds of the choice and of the training are as far apart
-POSITIVE: Final = ("finalists", "choose_seeds", "seeds")  # options that are whole numbers
+LEAST: Final = {"finalists": 1, "choose_seeds": MIN_SEEDS, "seeds": MIN_SEEDS, "folds": 3}  # of whole numbers
 
 
 @requests_end_the_driver()
@@ -117,8 +121,8 @@ def main(words: Sequence[str]) -> None:
 def _wanted(options: Mapping[str, str], mistakes: list[Mistake]) -> Wanted:
     """Returns what the options state of the protocol, and adds their mistakes."""
     numbers: dict[str, int | None] = {}
-    for key in POSITIVE:
-        text, least = options[key], 1 if key == "finalists" else MIN_SEEDS
+    for key, least in LEAST.items():
+        text = options[key]
         numbers[key] = int(text) if text.isdecimal() and least <= int(text) <= MOST else None
         if text and numbers[key] is None:
             mistakes.append(Mistake(key, f"wants a whole number from {least} to {MOST}, got {text!r}"))
@@ -128,6 +132,8 @@ def _wanted(options: Mapping[str, str], mistakes: list[Mistake]) -> Wanted:
             difference = float(text)
         if difference is None or not 0 < difference < 1:
             mistakes.append(Mistake("difference", f"wants a number between 0 and 1, such as 0.05, got {text!r}"))
+    if options["cohort"] and not options["folds"]:
+        mistakes.append(Mistake("cohort", "is the cohort that is divided into folds; write folds=N as well, such as 5"))
     arms = tuple(dict.fromkeys(filter(None, options["arms"].split(","))))
     return Wanted(options["goal"] or None, options["localisation"] or None, arms or None, difference, **numbers)
 

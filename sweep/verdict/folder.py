@@ -69,6 +69,11 @@ class ConfirmationFolder:
         return self.place.child("external.yaml")
 
     @property
+    def crossed(self) -> Place:
+        """Which cohort is divided into folds, so that the same command without it continues."""
+        return self.place.child("cohort.yaml")
+
+    @property
     def openings(self) -> Place:
         """What it has opened, as its own record beside the ledger: sealed JSON with openings by data set."""
         return self.place.child("openings.json")
@@ -91,7 +96,9 @@ class ConfirmationFolder:
         return f"{self.sweep.name}-{self.label}-{phase}"
 
     def scores(self, part: str, number: int) -> Place:
-        """Returns the file with the scores of the student of a trial on `test`, or on `external-` and a fingerprint."""
+        """Returns the file with the scores of the student of a trial on `test`, or on `external-` and a fingerprint;
+        or with what it predicts for its fold, such as `fold0`.
+        """
         return self.place.child(f"{SCORES}/{part}-{number}.json")
 
     @property
@@ -112,8 +119,8 @@ class ConfirmationFolder:
         for folder in (self.place, self.place.child(SCORES)):
             if folder.exists() and not folder.local_path.is_dir():
                 raise UserError(f"{folder}: the confirmation needs a folder there, and this is none; move it away")
-        files = (self.protocol, self.external, self.openings, self.failure, self.verdict, self.verdict_page)
-        for file in (*files, *map(self.space, phases)):
+        files = (self.protocol, self.external, self.crossed, self.openings, self.failure)
+        for file in (*files, self.verdict, self.verdict_page, *map(self.space, phases)):
             if file.local_path.is_dir():
                 raise UserError(f"{file}: the confirmation needs a file there, and this is a folder; move it away")
 

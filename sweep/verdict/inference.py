@@ -157,22 +157,26 @@ def _no_error(difference: float, search_variance: float, error: float, patients:
     return ""
 
 
-def widened(scores: SeedScores, folds: int, tested: float, trained: float) -> SeedScores:
-    """Returns scores over all folds of a cross-validation with replicates that scatter as much as the folds require.
+def overlap(folds: int) -> float:
+    """Returns by how much the patients' part of the variance is too small in a cross-validation, as a factor.
 
     The students of two folds share most of their training patients, and those of one fold are tested on training
     patients of the others. So their scores are not independent, and the bootstrap over the tested patients alone gives
     too small a variance. Nadeau and Bengio (2003, Inference for the generalization error, Machine Learning 52, section
-    3) estimate the variance of a mean over J tests as (1/J + tested / trained) s² instead of s²/J, so the patients'
-    part is multiplied by 1 + J tested / trained. No estimate from a single cross-validation is free of bias (Bengio and
-    Grandvalet 2004), and without this part intervals are too narrow (Bates, Hastie and Tibshirani 2023).
+    3) estimate the variance of a mean over J tests as (1/J + tested / trained) s² instead of s²/J. Here a fold is
+    tested, another one validates, and J - 2 train, so the factor is 1 + J / (J - 2). No estimate from a single
+    cross-validation is free of bias (Bengio and Grandvalet 2004), and without this factor intervals are too narrow
+    (Bates, Hastie and Tibshirani 2023).
 
     Args:
-        folds: number J of folds.
-        tested: mean number of tested patients of a fold, or their share.
-        trained: mean number of training patients of a fold, or their share.
+        folds: number J of folds, at least 3.
     """
-    factor = float(np.sqrt(1 + folds * tested / trained))
+    return 1 + folds / (folds - 2)
+
+
+def widened(scores: SeedScores, folds: int) -> SeedScores:
+    """Returns scores over all folds of a cross-validation with replicates that scatter as much as `overlap` says."""
+    factor = float(np.sqrt(overlap(folds)))
     return SeedScores(scores.value_K, scores.value_K + factor * (scores.replicate_RK - scores.value_K))
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import yaml
 from scipy.optimize import brentq
 
-from mmpkd.config import STUDENT, TASK, StageConfig, TrialConfig
+from mmpkd.config import STUDENT, TASK, CohortConfig, StageConfig, TrialConfig
 from mmpkd.types import ConfigError, Task, UserError
 from sweep.picking.candidates import Candidates
 from sweep.space.space import SHARED
 from sweep.storage.layout import SweepFolder
+from sweep.transfer.addresses import Place
 from sweep.types import Record
-from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.protocol import Protocol
 
 CHOOSE, TRAIN = "choose", "train"  # names of the phases
@@ -35,11 +35,18 @@ class Phase:
     Attributes:
         configs: the configuration of each arm. Its seed is the first of `seeds`.
         seeds: consecutive seeds, on each of which every configuration runs.
+        goals: the goals of the sweep; none for those of the search.
     """
 
     name: str
     configs: Mapping[str, TrialConfig]
     seeds: Sequence[int]
+    goals: Sequence[str] = ()
+
+    def on(self, cohort: CohortConfig, name: str, goals: Sequence[str]) -> Phase:
+        """Returns the phase with the same configurations on another cohort."""
+        configs = {label: config.model_copy(update={"cohort": cohort}) for label, config in self.configs.items()}
+        return Phase(name, configs, self.seeds, goals)
 
     @property
     def trainings(self) -> int:
@@ -152,9 +159,9 @@ def _entropy(smoothing: float, classes: int) -> float:
     return float(-(known_C * np.log(known_C)).sum())
 
 
-def write_space(phase: Phase, trials: Candidates, folder: ConfirmationFolder) -> None:
+def write_space(phase: Phase, trials: Candidates, file: Place) -> None:
     """Writes the search space of a phase."""
-    search = trials.space.search
+    search, goals = trials.space.search, phase.goals or trials.sweep.goals
     example = next(iter(phase.configs.values())).model_dump(mode="json")
     shared = {key: value for key, value in example.items() if key in SHARED}
     content: dict[str, Any] = {
@@ -168,8 +175,8 @@ def write_space(phase: Phase, trials: Candidates, folder: ConfirmationFolder) ->
             },
         },
         "search": {
-            "maximize": list(trials.sweep.goals),
-            "select": trials.sweep.goals[0],
+            "maximize": list(goals),
+            "select": goals[0],
             "trials": len(phase.configs),
             "repeats": len(phase.seeds),
             "sampler": "random",
@@ -179,7 +186,7 @@ def write_space(phase: Phase, trials: Candidates, folder: ConfirmationFolder) ->
         },
     }
     header = f"# Written by sweep.confirm: phase {phase.name}, {phase.trainings} trainings of fixed configurations.\n"
-    folder.space(phase.name).write_bytes((header + yaml.safe_dump(content, sort_keys=False)).encode())
+    file.write_bytes((header + yaml.safe_dump(content, sort_keys=False)).encode())
 
 
 def refuse_reserved(arms: Sequence[str]) -> None:

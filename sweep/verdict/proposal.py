@@ -18,6 +18,7 @@ from sweep.space.search_config import SCORES
 from sweep.storage.records import candidates
 from sweep.verdict import finalists, phases
 from sweep.verdict.folder import ConfirmationFolder
+from sweep.verdict.inference import overlap
 from sweep.verdict.power import CORRELATION, MIN_SEEDS, Design, usual_seeds
 from sweep.verdict.protocol import UNKNOWN, Protocol, Wanted, read_protocol, refuse_changes
 
@@ -167,4 +168,5 @@ def expected_design(protocol: Protocol, trials: Candidates, store: Store, goal: 
     if goal != protocol.localisation and (rarer := best.metrics.get("val/auroc_rarer_class")):
         counted = max(round(rarer * share), 2)
     variance = 2 * (1 - CORRELATION) * best.metrics[f"{goal}_se"] ** 2 / share
+    variance *= overlap(protocol.folds) if protocol.folds else 1
     return Design(protocol.test_patients, counted, variance, len(protocol.seeds), (spread**2, spread**2))

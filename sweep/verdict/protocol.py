@@ -41,6 +41,7 @@ class Wanted:
     finalists: int | None = None
     choose_seeds: int | None = None
     seeds: int | None = None
+    folds: int | None = None
 
     def stated(self) -> dict[str, Any]:
         """Returns what is stated, by the name of the option."""
@@ -51,7 +52,7 @@ class Wanted:
 class Protocol(Strict):
     """What a confirmation compares, and how."""
 
-    LATER = ("external", "frozen")
+    LATER = ("external", "folds", "crossed", "frozen")
 
     sweep: str  # name of the sweep
     sweep_id: str  # its identity, which another sweep of the same name does not have
@@ -68,6 +69,8 @@ class Protocol(Strict):
     controls: Mapping[str, str]  # the arm that each control belongs to, by the name of the control
     test_patients: Positive
     after: str = ""  # hash of the protocol of the confirmation before this one, UNKNOWN if that can no longer be read
+    folds: int = 0  # of a cross-validation that takes the place of the test part; 0: none
+    crossed: str = ""  # the cohort that is divided into these folds
     external: str = ""  # fingerprint of the external cohort on which the students are scored as well, if any
     # When it was frozen, as ISO 8601 in UTC. Empty in a proposal, and in protocols of the first version, which had the
     # time beside the section, so that their hash does not cover it.
@@ -78,6 +81,11 @@ class Protocol(Strict):
         """SHA-256 of the content, as 64 hex digits."""
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def part(self) -> str:
+        """What is opened, in words."""
+        return "the cohort of the folds" if self.folds else "the test part"
 
     def goals(self) -> list[str]:
         """Returns the primary scores."""
@@ -162,4 +170,5 @@ def in_options(protocol: Protocol) -> dict[str, Any]:
         "finalists": max(map(len, protocol.finalists.values())),
         "choose_seeds": len(protocol.choose_seeds),
         "seeds": len(protocol.seeds),
+        "folds": protocol.folds,
     }

@@ -8,23 +8,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 from rich.console import Console
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.command import warn
-from mmpkd.export.student_file import source_of
-from mmpkd.scoring.replicates import PartScorer
 from mmpkd.types import ConfigError, UserError
 from sweep.driver import run_sweep
 from sweep.options import RunOptions, read_run_options
 from sweep.picking.candidates import Candidates
-from sweep.plan.plan import plan
+from sweep.plan.plan import Plan, plan
 from sweep.provenance import code_commit, library_versions
 from sweep.search.studies import records_of
-from sweep.space.space import load_space
+from sweep.space.space import Space, load_space
 from sweep.storage.journal import load_studies
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.addresses import Place
@@ -35,8 +33,9 @@ from sweep.verdict.answer import judge
 from sweep.verdict.finalists import NoVerdictError
 from sweep.verdict.folder import ConfirmationFolder, newest
 from sweep.verdict.opening.external import ExternalCohort, external_of, keep
+from sweep.verdict.opening.folds import Folds, folds_of, keep_folds
 from sweep.verdict.opening.ledger import Ledger
-from sweep.verdict.opening.scores import evaluation_of, patients_of, scores_of
+from sweep.verdict.opening.scores import SealedPart, Trained, evaluation_of, patients_of, scores_of
 from sweep.verdict.phases import Phase
 from sweep.verdict.proposal import frozen, propose
 from sweep.verdict.protocol import Protocol, Wanted, freeze, frozen_at
@@ -52,6 +51,8 @@ class Confirmation:
     """A confirmation whose protocol is frozen.
 
     Attributes:
+        own: the test part of the cohort of the search.
+        tested: what is opened: this part, or the folds of another cohort.
         words: words of the command line that its sweeps take over, such as `storage=` and `cache=`.
         command: the whole command line.
     """
@@ -59,7 +60,8 @@ class Confirmation:
     trials: Candidates
     folder: ConfirmationFolder
     protocol: Protocol
-    store: Store
+    own: SealedPart
+    tested: SealedPart | Folds
     words: tuple[str, ...]
     command: str
     console: Console
@@ -71,25 +73,49 @@ class Confirmation:
             local = Path(mkdtemp(prefix="mmpkd-")) / file.name
             self.folder.place.download(file.name, local)
             file = Place("", str(local))
-        return replace(_run_options([f"space={file}", f"name={name}", *self.words]), part_of=self.command)
+        of_search = phase in (phases.CHOOSE, phases.TRAIN)  # folds are of another cohort, which lies elsewhere
+        words = [word for word in self.words if of_search or not word.startswith("cohort.root=")]
+        return replace(_run_options([f"space={file}", f"name={name}", *words]), part_of=self.command)
 
     def train(self, phase: Phase) -> tuple[int, SweepFolder, list[Record]]:
         """Trains what is left of a phase. Returns the exit status of its sweep, its folder and its trials."""
-        phases.write_space(phase, self.trials, self.folder)
+        phases.write_space(phase, self.trials, self.folder.space(phase.name))
         options = self.options(phase.name)
         records, status = _records(options.folder), 0
         phases.require_own(phase, records, options.folder)
         if not finalists.has_ended(records, list(phase.configs), len(phase.seeds)):
-            space, mistakes = load_space(options.space, options.overrides)
-            planned = plan(space, mistakes) if space else None
-            if space is None or planned is None or planned.mistakes:
-                raise ConfigError(planned.mistakes if planned else mistakes)
+            space, planned = _planned(options.space, options.overrides)
             warn(planned.warnings, self.console)
             status = run_sweep(space, planned, options, self.console)
             records = _records(options.folder)
             if not status and not finalists.has_ended(records, list(phase.configs), len(phase.seeds)):
                 status = 130  # a limit such as search.deadline has stopped it
         return status, options.folder, records
+
+
+def _planned(file: str, overrides: Sequence[str] = ()) -> tuple[Space, Plan]:
+    """Plans the sweep of a phase.
+
+    Raises:
+        ConfigError: its configurations cannot be trained.
+    """
+    space, mistakes = load_space(file, overrides)
+    planned = plan(space, mistakes) if space else None
+    if space is None or planned is None or planned.mistakes:
+        raise ConfigError(planned.mistakes if planned else mistakes)
+    return space, planned
+
+
+def _require_trainable(phase: Phase, trials: Candidates) -> None:
+    """Checks that all configurations of a phase can be trained on its cohort, before hours are spent.
+
+    Raises:
+        ConfigError: it lacks a column that a teacher reads, for example.
+    """
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / f"{phase.name}.yaml"
+        phases.write_space(phase, trials, Place("", str(file)))
+        _planned(str(file))
 
 
 def _run_options(words: Sequence[str]) -> RunOptions:
@@ -134,16 +160,25 @@ def confirm(
             folder = folder.next
     folder.require_kinds((phases.CHOOSE, phases.TRAIN))
     protocol = frozen(trials, wanted, folder, store) or propose(trials, wanted, folder, store)
+    is_frozen, is_plan = folder.protocol.exists(), options["plan"] == "true"
+    own = SealedPart(store, trials.cohort.fold)
+    tested: SealedPart | Folds = own
+    if count := protocol.folds or wanted.folds:
+        tested = folds_of(count, options["cohort"], folder, own, run_options)
+        protocol = tested.of(protocol, wanted, is_frozen)
+        if not is_frozen:
+            _require_trainable(tested.phases(phases.choosing(protocol, trials)[0], protocol.goals())[0], trials)
     evaluation = evaluation_of(trials, protocol)
     external = external_of(options["external"], protocol.external, folder, store, evaluation, run_options)
-    if external and not folder.protocol.exists():
+    if external and protocol.folds:
+        raise ConfigError.at("external", "is scored by students of a whole cohort, not by those of folds; leave it out")
+    if external and not is_frozen:
         protocol = protocol.model_copy(update={"external": external.store.fingerprint})
-    ledgers = [ledger := Ledger.of(cache, source_of(store.manifest), run_options.all_sweeps)]
+    ledgers = [ledger := Ledger.of(cache, tested.source, run_options.all_sweeps, tested.part)]
     if external:
         part = f"the external cohort {external.name}"
         ledgers.append(Ledger.of(cache, external.source, run_options.all_sweeps, part))
     warn([line for each in ledgers for line in each.warnings()], console)
-    is_frozen, is_plan = folder.protocol.exists(), options["plan"] == "true"
     if not is_plan:
         for each in ledgers:
             each.refuse_second(protocol.hash, again)
@@ -151,15 +186,19 @@ def confirm(
     if not (is_frozen or is_plan):
         protocol = freeze(protocol, folder)
     show_protocol(protocol, folder, others, is_frozen or not is_plan, console)
-    show_price(protocol, trials, console)
+    show_price(protocol, trials, tested.cost, console)
     show_power(protocol, trials, store, console)
     if external:
         console.print(f"external cohort: {external.name}", *external.notes(protocol.localisation, store), sep="\n  ")
+    for note in tested.notes:
+        console.print(note, soft_wrap=True)
     if is_plan:
         return 0
     if external:
         keep(external, folder)
-    confirmation = Confirmation(trials, folder, protocol, store, words, command, console)
+    if isinstance(tested, Folds):
+        keep_folds(tested, folder)
+    confirmation = Confirmation(trials, folder, protocol, own, tested, words, command, console)
     try:
         return _to_the_verdict(confirmation, external, ledgers, again)
     except NoVerdictError as error:
@@ -180,12 +219,8 @@ def _to_the_verdict(
         NoVerdictError: so many trainings have failed that there is no verdict.
         UserError: something is damaged, or another confirmation has opened a part.
     """
-    trials, folder, protocol, store = (
-        confirmation.trials,
-        confirmation.folder,
-        confirmation.protocol,
-        confirmation.store,
-    )
+    trials, folder, protocol = confirmation.trials, confirmation.folder, confirmation.protocol
+    own, tested = confirmation.own, confirmation.tested
     ledger, evaluation, command = ledgers[0], evaluation_of(trials, protocol), confirmation.command
     choosing, arm_of = phases.choosing(protocol, trials)
     status, _, records = confirmation.train(choosing)
@@ -194,33 +229,37 @@ def _to_the_verdict(
     results = finalists.results_of(records, arm_of, protocol.goal)
     luck = {goal: finalists.luck_of(records, arm_of, goal, protocol) for goal in protocol.goals()}
     chosen = finalists.choose(results, len(protocol.choose_seeds))
-    training = phases.training(protocol, trials, chosen, store.facts.tasks)
-    status, trained, records = confirmation.train(training)
-    if status:
-        return status
+    parts = tested.phases(phases.training(protocol, trials, chosen, tested.tasks), protocol.goals())
+    trained: list[Trained] = []
+    for phase in parts:
+        status, sweep, records = confirmation.train(phase)
+        if status:
+            return status
+        _require_all(phase, records, sweep)
+        trained.append((sweep, records))
 
-    _require_all(training, records, trained)
     ledger.open(folder, protocol.hash, command, again)
-    rows = store.rows("test")
-    train_rows = store.rows("train", trials.cohort.fold)
-    scorer = PartScorer(store, rows, evaluation, protocol.goals(), train_rows)
-    scores = scores_of(folder, protocol, trained, records, "test", scorer)
-    verdict = judge(protocol, scores, patients_of(store, rows), luck)
+    scores = tested.scores(folder, protocol, trained, evaluation)
+    verdict = judge(protocol, scores, tested.patients(), luck)
+    records = [record for _, of_part in trained for record in of_part]
     versions = {**library_versions(), "commit": code_commit()}
-    circumstances = Circumstances(frozen_at(folder), results, chosen, records, ledger.read(), command, versions)
+    circumstances = Circumstances(
+        frozen_at(folder), results, chosen, records, ledger.read(), command, versions, notes=tested.notes
+    )
     if external:
         ledgers[1].open(folder, protocol.hash, command, again)
-        scorer = external.scorer(store, train_rows, evaluation, protocol.goals())
-        scores = scores_of(folder, protocol, trained, records, external.part, scorer)
+        scorer = external.scorer(own.store, own.train_rows, evaluation, protocol.goals())
+        scores = scores_of(folder, protocol, *trained[0], external.part, scorer)
         elsewhere = judge(protocol, scores, patients_of(external.store, external.rows, external.labels), luck)
-        notes = external.notes(protocol.localisation, store)
+        notes = external.notes(protocol.localisation, own.store)
         outside = External(external.name, bool(protocol.external), elsewhere, notes, ledgers[1].read())
         circumstances = replace(circumstances, external=outside)
-    drawn = pictures(store, trained, records, rows)
+    drawn_of, rows = tested.shown
+    drawn = pictures(drawn_of, *trained[0], rows)
     folder.verdict_page.write_bytes(page_of(protocol, verdict, circumstances, trials, drawn))
     folder.verdict.write_bytes(dumped(content_of(protocol, verdict, circumstances)))
     show_verdict(protocol, verdict, circumstances.external, folder, confirmation.console)
-    event, options = event_of(protocol, verdict, circumstances, folder), confirmation.options(training.name)
+    event, options = event_of(protocol, verdict, circumstances, folder), confirmation.options(parts[0].name)
     track(event, options, confirmation.console)
     return 0
 

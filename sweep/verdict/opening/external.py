@@ -107,15 +107,18 @@ class ExternalCohort:
         return self.store.facts.roi_labels == own.facts.roi_labels
 
 
-def section_of(file: str) -> dict[str, Any]:
+def section_of(file: str, option: str = "external") -> dict[str, Any]:
     """Returns the section `cohort` of a file.
+
+    Args:
+        option: the word of the command line that names the file.
 
     Raises:
         UserError: there is no such file, or no such section.
     """
     section = read_yaml(Path(file)).get("cohort")
     if not isinstance(section, dict):
-        raise ConfigError.at("external", f"{file} has no section `cohort:`; write one, as mmpkd.evaluate takes it")
+        raise ConfigError.at(option, f"{file} has no section `cohort:`; write one, as mmpkd.evaluate takes it")
     return section
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig
+from mmpkd.export.student_file import source_of
 from mmpkd.scoring.patients import rarer_class
 from mmpkd.scoring.replicates import PartScorer, Scored
 from mmpkd.scoring.validation import Labels
-from mmpkd.types import UserError
+from mmpkd.types import Task, UserError
 from sweep.picking.candidates import Candidates
 from sweep.storage.layout import SweepFolder
 from sweep.storage.whole_files import read_sealed
@@ -22,7 +25,58 @@ from sweep.types import Record
 from sweep.verdict.answer import Patients, by_arm
 from sweep.verdict.folder import ConfirmationFolder, write_sealed_at
 from sweep.verdict.inference import SeedScores
+from sweep.verdict.opening.ledger import TEST_PART
+from sweep.verdict.phases import Phase
 from sweep.verdict.protocol import Protocol
+
+Trained: TypeAlias = tuple[
+    SweepFolder, Sequence[Record]
+]  # a sweep with its trials, of each of which there is a student
+
+
+@dataclass(frozen=True)
+class SealedPart:
+    """The sealed test part of the cohort of the search.
+
+    Attributes:
+        fold: the validation fold of this cohort.
+    """
+
+    store: Store
+    fold: int
+    part = TEST_PART
+    notes: ClassVar[Sequence[str]] = ()
+    cost = 1.0  # of a training, as a multiple of one of the search
+
+    @property
+    def source(self) -> str:
+        return source_of(self.store.manifest)
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        return self.store.facts.tasks
+
+    @property
+    def shown(self) -> tuple[Store, NDArray[np.int64]]:
+        """The cohort, and the samples that may be drawn."""
+        return self.store, self.store.rows("test")
+
+    @property
+    def train_rows(self) -> NDArray[np.int64]:
+        return self.store.rows("train", self.fold)
+
+    def phases(self, training: Phase, goals: Sequence[str]) -> list[Phase]:
+        return [training]
+
+    def patients(self) -> Patients:
+        return patients_of(self.store, self.store.rows("test"))
+
+    def scores(
+        self, folder: ConfirmationFolder, protocol: Protocol, trained: Sequence[Trained], evaluation: EvaluationConfig
+    ) -> dict[str, dict[str, SeedScores]]:
+        """Returns the scores by arm, in the order of the seeds."""
+        scorer = PartScorer(self.store, self.store.rows("test"), evaluation, protocol.goals(), self.train_rows)
+        return scores_of(folder, protocol, *trained[0], "test", scorer)
 
 
 def evaluation_of(trials: Candidates, protocol: Protocol) -> EvaluationConfig:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from mmpkd.scoring.replicates import REPLICATES
 from sweep.verdict.answer import Verdict
+from sweep.verdict.inference import overlap
 from sweep.verdict.opening.ledger import SHOWN_DIGITS
 from sweep.verdict.phases import SHUFFLED, SMOOTHED
 from sweep.verdict.protocol import Protocol
@@ -32,8 +33,8 @@ def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) 
         + (f", together with controls: {'; and '.join(controls)}." if controls else "."),
         f"The protocol was frozen on {circumstances.frozen} (SHA-256 {protocol.hash[:SHOWN_DIGITS]}), before "
         "any of these trainings.",
-        f"Parts are disjoint by patient. The test part ({patients.all} patients, {patients.rarer} of the rarer class"
-        f"{of_rois}) was read neither by the search nor by the choice"
+        f"{_tested(protocol)} ({patients.all} patients, {patients.rarer} of the rarer class{of_rois}) was read neither "
+        "by the search nor by the choice"
         + (
             " and was opened once."
             if openings == 1
@@ -44,6 +45,12 @@ def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) 
         "and what the search adds, which the finalists show; intervals are Student's t with Satterthwaite's degrees "
         "of freedom, and p-values of the primary contrasts were adjusted by Holm's method.",
     ]
+    if protocol.folds:
+        sentences.append(
+            "In the cross-validation the predictions of all folds were scored together, and an AUROC counts pairs of "
+            "patients of one fold. Because the folds share training patients, the variance over patients was "
+            f"multiplied by {overlap(protocol.folds):.3g} (Nadeau and Bengio 2003)."
+        )
     if protocol.localisation:
         sentences.append(
             f"A gain in {protocol.localisation} is claimed only if the arm also exceeds its shuffled control and maps "
@@ -58,3 +65,12 @@ def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) 
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if version and name != "commit")
     sentences.append(f"Software: {libraries}; code {versions.get('commit') or 'of an installed package'}.")
     return " ".join(sentences)
+
+
+def _tested(protocol: Protocol) -> str:
+    if not protocol.folds:
+        return "Parts are disjoint by patient. The test part"
+    return (
+        f"The students were tested on another cohort by cross-validation with {protocol.folds} folds that are disjoint "
+        "by patient: one fold is tested, another one validates, and the others train. This cohort"
+    )

@@ -35,10 +35,11 @@ def page_of(
     """
     paragraph = methods(protocol, verdict, circumstances)
     goals = protocol.goals()
+    notes = "".join(f'<p class="note">{escape(each)}</p>' for each in circumstances.notes)
     parts = {
-        "The answer": _answers(protocol, verdict),
+        "The answer": f"{_answers(protocol, verdict)}{notes}",
         "Differences": _differences(protocol, verdict, goals, primary=True),
-        "Students": _students(protocol, verdict, goals),
+        "Students": _students(protocol, verdict, goals, protocol.part),
         "Controls": _differences(protocol, verdict, goals, primary=False),
         "Another cohort": _external(protocol, circumstances.external) if circumstances.external else "",
         "Validation and test": _optimism(protocol, verdict, circumstances, trials),
@@ -141,7 +142,7 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _students(protocol: Protocol, verdict: Verdict, goals: Sequence[str], part: str = "the test part") -> str:
+def _students(protocol: Protocol, verdict: Verdict, goals: Sequence[str], part: str) -> str:
     figures = "".join(_points(protocol, verdict, goal, part) for goal in goals)
     return f'<div class="charts">{figures}</div>'
 
@@ -192,6 +193,8 @@ def _optimism(protocol: Protocol, verdict: Verdict, circumstances: Circumstances
         f"Means of {goal}. The first three are on validation patients. The score in the search is too high by the luck "
         "of the best of many; the last column is on patients whom no choice has seen."
     )
+    if protocol.folds:
+        note += " The last two columns are on the cohort of the folds, the others on that of the search."
     return f'{table(lines[0], lines[1:])}<p class="note">{escape(note)}</p>'
 
 
@@ -202,11 +205,11 @@ def _protocol(protocol: Protocol, circumstances: Circumstances) -> str:
     items |= {"versions": ", ".join(f"{name} {version}" for name, version in circumstances.versions.items() if version)}
     external = circumstances.external
     for part, openings in (
-        ("test part", circumstances.openings),
-        ("other cohort", external.openings if external else []),
+        (protocol.part, circumstances.openings),
+        ("the other cohort", external.openings if external else []),
     ):
         for count, opening in enumerate(openings, start=1):
-            items[f"opening {count} of the {part}"] = str(opening)
+            items[f"opening {count} of {part}"] = str(opening)
     rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in items.items())
     return f"<dl>{rows}</dl>"
 

@@ -17,7 +17,7 @@ from sweep.types import Record
 
 LEGEND: Final = (
     "Each column is the student of one arm on the first seed. Bright: where it looks. Outlined: the region. The images "
-    "are spread over the test part; they were not chosen by their scores."
+    "are spread over the tested part; they were not chosen by their scores."
 )
 
 

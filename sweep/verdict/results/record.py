@@ -59,6 +59,7 @@ class Circumstances:
         command: the command line.
         versions: versions of Python and of the main libraries, and the commit of the code.
         external: the verdict on an external cohort, if there is one.
+        notes: what a reader must know of the tested patients, as sentences.
     """
 
     frozen: str
@@ -69,6 +70,7 @@ class Circumstances:
     command: str
     versions: Mapping[str, str]
     external: External | None = None
+    notes: Sequence[str] = ()
 
 
 def content_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) -> dict[str, Any]:
@@ -78,6 +80,7 @@ def content_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstance
         "sweep": protocol.sweep,
         "protocol": protocol.model_dump(mode="json") | {"hash": protocol.hash, "frozen": circumstances.frozen},
         **_of_verdict(protocol, verdict),
+        "notes": list(circumstances.notes),
         "external": _of_external(protocol, circumstances.external),
         "validation": validation_scores(protocol, circumstances.trained),
         "finalists": [asdict(result) for result in circumstances.results],

@@ -26,6 +26,8 @@ def show_protocol(
 ) -> None:
     """Prints what will be compared, and how."""
     reference, seeds = protocol.reference, protocol.seeds
+    of_folds = f" of {protocol.crossed}, in {protocol.folds} folds of which each is sealed in turn"
+    of_folds = of_folds if protocol.folds else ""
     state = f"frozen in {folder.protocol}" if is_frozen else "proposed; nothing is frozen yet"
     lines = [
         f"protocol {protocol.hash[:SHOWN_DIGITS]}, {state}",
@@ -33,11 +35,11 @@ def show_protocol(
         f"  finalists, by {protocol.goal} among the first {protocol.trials} complete trials of each arm:",
         *(f"    {arm}: trials {', '.join(map(str, numbers))}" for arm, numbers in protocol.finalists.items()),
         f"  choice: on seeds {_span(protocol.choose_seeds)}, the best mean of each arm by {protocol.goal}",
-        f"  training: the chosen ones on seeds {_span(seeds)}",
+        f"  training: the chosen ones on seeds {_span(seeds)}{' in each fold' if protocol.folds else ''}",
         *([f"  controls: {', '.join(protocol.controls)}"] if protocol.controls else []),
-        f"  test: {protocol.test_patients} patients; a difference of {protocol.difference:g} matters",
+        f"  test: {protocol.test_patients} patients{of_folds}; a difference of {protocol.difference:g} matters",
         *([f"  an earlier confirmation had protocol {protocol.after[:SHOWN_DIGITS]}"] if protocol.after else []),
-        *(f"  the test part was opened before: {opening}" for opening in openings),
+        *(f"  {protocol.part} was opened before: {opening}" for opening in openings),
     ]
     console.print("\n".join(lines), soft_wrap=True)
 
@@ -46,17 +48,22 @@ def _span(seeds: Sequence[int]) -> str:
     return f"{seeds[0]} to {seeds[-1]}"
 
 
-def show_price(protocol: Protocol, trials: Candidates, console: Console) -> None:
-    """Prints what the trainings cost, from the seconds of the sweep's own complete trials."""
+def show_price(protocol: Protocol, trials: Candidates, cost: float, console: Console) -> None:
+    """Prints what the trainings cost, from the seconds of the sweep's own complete trials.
+
+    Args:
+        cost: what a training on the tested cohort costs, as a multiple of one of the sweep.
+    """
     seconds = {arm: _device_seconds(trials, arm) for arm in protocol.finalists}
     of_controls = [seconds[arm] for arm in protocol.controls.values()]
     chosen = sum(len(numbers) * seconds[arm] for arm, numbers in protocol.finalists.items())
-    trained = sum(seconds.values()) + sum(of_controls)
+    folds = protocol.folds or 1
+    trained = (sum(seconds.values()) + sum(of_controls)) * folds * cost
     choices = sum(map(len, protocol.finalists.values()))
-    students = len(protocol.finalists) + len(of_controls)
+    students, in_folds = len(protocol.finalists) + len(of_controls), f" in {folds} folds" if folds > 1 else ""
     phases = [
         (f"choice: {choices} configurations on {len(protocol.choose_seeds)} seeds", chosen, protocol.choose_seeds),
-        (f"training: {students} configurations on {len(protocol.seeds)} seeds", trained, protocol.seeds),
+        (f"training: {students} configurations on {len(protocol.seeds)} seeds{in_folds}", trained, protocol.seeds),
     ]
     hours = [device_seconds * len(seeds) / 3600 for _, device_seconds, seeds in phases]
     console.print(f"price: about {sum(hours):.3g} device-hours, as the trials of the sweep took")
@@ -88,7 +95,10 @@ def show_verdict(
     protocol: Protocol, verdict: Verdict, external: External | None, folder: ConfirmationFolder, console: Console
 ) -> None:
     """Prints the answers on the test part and on the external cohort, if any, and where the verdict lies."""
-    console.print(f"\nverdict on {verdict.patients.all} test patients that neither search nor choice has seen")
+    tested = f"{verdict.patients.all} test patients"
+    if protocol.folds:
+        tested = f"{verdict.patients.all} patients, each tested by students that were trained without the patient,"
+    console.print(f"\nverdict on {tested} that neither search nor choice has seen", soft_wrap=True)
     _show_answers(protocol, verdict, console)
     if external is not None:
         console.print("\n".join(external.lines()), soft_wrap=True)

@@ -69,7 +69,7 @@ def event_of(
         shown = ["not known"] * 2 if each.reason else [interval(each).removeprefix("95 % interval "), f"{p:.3f}"]
         rows.append([*answer.key, f"{each.difference:+.3f}", *shown, answer.outcome])
     lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
-    openings = [f"- the test part was opened at {redact_passwords(str(each))}" for each in circumstances.openings]
+    openings = [f"- {protocol.part} was opened at {redact_passwords(str(each))}" for each in circumstances.openings]
     reasons = [f"- {answer.key.goal} of {answer.key.treated}: {line}" for answer in answers for line in answer.reasons]
     paragraphs = [
         "\n".join(f"- {sentence(answer, verdict, protocol)}" for answer in answers),

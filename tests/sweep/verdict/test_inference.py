@@ -61,7 +61,7 @@ def test_folds_widen_the_patients_part_as_nadeau_and_bengio_do() -> None:
     random = np.random.default_rng(0)
     arms = [SeedScores(random.normal(0.7, 0.02, 5), random.normal(0.7, 0.05, (300, 5))) for _ in range(2)]
     plain = contrast(arms[0], arms[1], patients=40)
-    wide = contrast(*(widened(arm, 5, tested=20, trained=60) for arm in arms), patients=40)
+    wide = contrast(*(widened(arm, 5) for arm in arms), patients=40)
     assert wide.patient_variance == pytest.approx(plain.patient_variance * (1 / 5 + 1 / 3) / (1 / 5))
     assert (wide.difference, wide.seed_variance) == (plain.difference, plain.seed_variance)
 
