@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import CohortConfig, EvaluationConfig, validate
+from mmpkd.config import CohortConfig, EvaluationConfig, Strict, validate
 from mmpkd.export.student_file import source_of
 from mmpkd.prediction.other_cohort import Home, refuse_seen
 from mmpkd.scoring.replicates import FoldScorer, PartScorer, Predicted, Scored
@@ -28,7 +28,7 @@ from sweep.students import read_student
 from sweep.transfer.preparing import prepare_shared
 from sweep.types import Record
 from sweep.verdict.answer import Patients, by_arm
-from sweep.verdict.folder import ConfirmationFolder, write_sealed_at
+from sweep.verdict.folder import ConfirmationFolder, read_kept, write_sealed_at
 from sweep.verdict.inference import SeedScores, widened
 from sweep.verdict.opening.external import section_of
 from sweep.verdict.opening.scores import SealedPart, Trained, patients_of
@@ -37,6 +37,12 @@ from sweep.verdict.power import usual_seeds
 from sweep.verdict.protocol import Protocol, Wanted
 
 SET_BY_FOLDS: Final = ("parts", "sealed", "fold")  # keys of a cohort
+
+
+class Kept(Strict):
+    """The cohort of the folds, as its file names it."""
+
+    cohort: CohortConfig
 
 
 @dataclass(frozen=True)
@@ -168,8 +174,8 @@ def folds_of(count: int, file: str, folder: ConfirmationFolder, own: SealedPart,
     """
     if file:
         section = section_of(file, "cohort")
-    elif folder.crossed.exists():
-        section = yaml.safe_load(folder.crossed.read_bytes())["cohort"]
+    elif kept := read_kept(folder.crossed, Kept, "cohort"):
+        section = kept.cohort.model_dump(mode="json", exclude=set(SET_BY_FOLDS))
     else:
         problem = f"folds={count} tests on a cohort that the search has not seen, which cohort=FILE names"
         raise ConfigError.at("cohort", f"{problem}: a YAML file with a section `cohort:`")
@@ -214,5 +220,5 @@ def _refuse_searched(own: Store, store: Store, config: CohortConfig) -> list[str
 
 def keep_folds(folds: Folds, folder: ConfirmationFolder) -> None:
     """Writes which cohort is divided into folds, so that the same command without it continues."""
-    section = folds.config.model_dump(mode="json", exclude=set(SET_BY_FOLDS))
-    folder.crossed.write_bytes(yaml.safe_dump({"cohort": section}, sort_keys=False).encode())
+    content = Kept(cohort=folds.config).model_dump(mode="json", exclude={"cohort": set(SET_BY_FOLDS)})
+    folder.crossed.write_bytes(yaml.safe_dump(content, sort_keys=False).encode())
