@@ -52,14 +52,14 @@ class Folds:
     Attributes:
         config: the cohort as it was given.
         stores: the cohort, prepared for each fold. All have the same samples in the same order.
-        notes: what a reader must know of patients that both cohorts may share, see `refuse_seen`.
+        shared: what a reader must know of patients that both cohorts may share, see `refuse_seen`.
         cost: what a training costs here, as a multiple of one on the cohort of the search: the ratio of the numbers of
             training samples.
     """
 
     config: CohortConfig
     stores: Sequence[Store]
-    notes: Sequence[str]
+    shared: Sequence[str]
     cost: float
     part = "the cohort of the folds"
 
@@ -67,6 +67,14 @@ class Folds:
     def name(self) -> str:
         """The reader, which says which data set it is, and the fingerprint of the first store."""
         return f"{self.stores[0].manifest['reader']} {self.stores[0].fingerprint}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the tests, as sentences."""
+        how = (
+            f"The patients of {self.name} are tested in {len(self.stores)} folds, each by students that are trained on"
+        )
+        return [f"{how} others, with settings that are chosen on the cohort of the sweep.", *self.shared]
 
     @property
     def source(self) -> str:
@@ -173,16 +181,16 @@ def folds_of(count: int, file: str, folder: ConfirmationFolder, own: SealedPart,
         raise ConfigError.at("cohort", f"{problem}: a YAML file with a section `cohort:`")
     given = _given(section, own.store.facts.image_size)
     stores: list[Store] = []
-    notes: list[str] = []
+    shared: list[str] = []
     for config in _sealed(given, count):
         try:
             store = prepare_shared(prepare, config, options)[0]
         except CohortError as error:
             raise ConfigError.at("folds", f"the cohort cannot be divided into {count} folds: {error}") from None
         if not stores:  # the others hold the same patients
-            notes = _refuse_searched(own.store, store, given)
+            shared = _refuse_searched(own.store, store, given)
         stores.append(store)
-    return Folds(given, stores, notes, len(stores[0].rows("train")) / len(own.train_rows))
+    return Folds(given, stores, shared, len(stores[0].rows("train")) / len(own.train_rows))
 
 
 def _given(section: dict[str, Any], image_size: int) -> CohortConfig:
