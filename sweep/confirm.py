@@ -20,7 +20,7 @@ from sweep.storage.failures import disk_problem
 from sweep.storage.lock import alone_in
 from sweep.storage.reader import check_exists
 from sweep.transfer.views import is_running_there, view_of
-from sweep.verdict.folder import lock_of
+from sweep.verdict.folder import confirmed_by, lock_of
 from sweep.verdict.power import MIN_SEEDS
 from sweep.verdict.protocol import Wanted
 
@@ -95,6 +95,9 @@ def main(words: Sequence[str]) -> None:
     options, mistakes = read_sweep_options([word for word in words if word not in passed_on], DEFAULTS)
     storage = view_of(options["storage"])
     mistakes += check_exists(options["name"], storage)
+    if (confirmed := confirmed_by(options["name"])) and storage.sweep(confirmed).exists():
+        problem = f"{options['name']} is a part of the confirmation of {confirmed}"
+        mistakes.append(Mistake("name", f"{problem}; name that sweep"))
     wanted = _wanted(options, mistakes)
     if mistakes:
         raise ConfigError(mistakes)

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmpkd.cohort.journal import Entry
-from mmpkd.cohort.likeness import Hashes, Pictures, candidates, is_same_picture
+from mmpkd.cohort.likeness import Hashes, Pair, Pictures, candidates, is_same_picture
 from mmpkd.config import CohortConfig
 from mmpkd.types import CohortError
 
@@ -40,11 +40,11 @@ def find(pictures: Pictures, hash_N: Hashes, entries: Sequence[Entry], patient_N
             leader[position] = position = leader[leader[position]]
         return position
 
-    for first, second, mirroring in _pairs(hash_N, entries, patient_N):
-        roots = lead(first), lead(second)
+    for pair in _pairs(hash_N, entries, patient_N):
+        roots = lead(pair.first), lead(pair.second)
         if roots[0] == roots[1]:
             continue
-        if is_same_picture(pictures.grey(first), pictures.grey(second), mirroring):
+        if is_same_picture(pictures.grey(pair.first), pictures.grey(pair.second), pair):
             leader[max(roots)] = min(roots)
     groups: dict[int, Group] = defaultdict(list)
     for position in range(len(leader)):
@@ -56,14 +56,15 @@ def shown_in_both(pictures: Pictures, hash_N: Hashes, others: Pictures, hash_M: 
     """Returns whether each picture of a cohort is a picture of another cohort as well, N."""
     is_shown_N = np.zeros(len(hash_N), bool)
     for pairs in candidates(hash_N, hash_M):
-        for first, second, mirroring in pairs:
-            if not is_shown_N[first]:
-                is_shown_N[first] = is_same_picture(pictures.grey(first), others.grey(second), mirroring)
+        for pair in pairs:
+            if not is_shown_N[pair.first]:
+                images = pictures.grey(pair.first), others.grey(pair.second)
+                is_shown_N[pair.first] = is_same_picture(*images, pair)
     return is_shown_N
 
 
-def _pairs(hash_N: Hashes, entries: Sequence[Entry], patient_N: NDArray[np.object_]) -> Iterator[tuple[int, int, int]]:
-    """Yields pairs of samples that may show one picture, and how the second is mirrored (see `likeness.Pair`).
+def _pairs(hash_N: Hashes, entries: Sequence[Entry], patient_N: NDArray[np.object_]) -> Iterator[Pair]:
+    """Yields pairs of samples that may show one picture.
 
     Samples of one patient are a pair only if their entries are equal.
     """
@@ -72,7 +73,7 @@ def _pairs(hash_N: Hashes, entries: Sequence[Entry], patient_N: NDArray[np.objec
         if not entry.appearances[0].is_blank:
             positions[entry.pixels, entry.height, entry.width, entry.appearances].append(position)
     for alike in positions.values():
-        yield from ((alike[0], other, 0) for other in alike[1:])
+        yield from (Pair(alike[0], other) for other in alike[1:])
     for pairs in candidates(hash_N):
         yield from (pair for pair in pairs if patient_N[pair.first] != patient_N[pair.second])
 

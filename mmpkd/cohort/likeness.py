@@ -2,7 +2,8 @@
 
 Each image has a perceptual hash of 64 bits. Images whose hashes differ in few bits are candidates, and the pixels of
 two candidates decide. Images are the same picture after a change of brightness or contrast, a lossy compression,
-another size, a mirroring or a crop of a few hundredths of a side. Quarter turns and larger crops are not recognised.
+another size, a mirroring, a quarter turn, an exchange of black and white, or a crop of a few hundredths of a side.
+Larger crops and other turns are not recognised.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ Hashes = NDArray[np.uint64]
 
 NO_HASH = np.uint64(0)  # the hash of an image that is too small, or that has one value all over
 SIDE = 8  # frequencies along each side of a hash
+BITS = SIDE * SIDE
 MIN_SIDE = 16  # an image with a shorter side, in stored pixels, has no hash
 MAX_DISTANCE = 10  # number of differing bits, of 64, up to which images are candidates
 MIN_COSINE = 0.8  # of the coefficients behind two hashes
@@ -37,8 +39,8 @@ NUM_STEPS = 8  # steps with which two images are laid over each other
 MAX_SHIFT = 0.15  # of half an image: what must be moved or stretched further is another picture
 BLOCK = 1 << 18  # pairs compared at once, which fit into a processor's cache
 
-_ROW, _COLUMN = np.divmod(np.arange(SIDE * SIDE), SIDE)
-_BIT = np.uint64(1) << np.arange(SIDE * SIDE, dtype=np.uint64)
+_ROW, _COLUMN = np.divmod(np.arange(BITS), SIDE)
+_BIT = np.uint64(1) << np.arange(BITS, dtype=np.uint64)
 
 
 def _bits(is_set: NDArray[Any]) -> Any:
@@ -54,11 +56,19 @@ MIRRORINGS: Hashes = np.array(
 
 
 class Pair(NamedTuple):
-    """Two images whose hashes are close if the second image is mirrored."""
+    """Two images whose hashes are close if the second image is changed.
+
+    Attributes:
+        mirroring: position in MIRRORINGS.
+        is_turned: whether rows and columns of the second image are exchanged before it is mirrored.
+        is_negative: whether black and white are exchanged.
+    """
 
     first: int
     second: int
-    mirroring: int  # position in MIRRORINGS
+    mirroring: int = 0
+    is_turned: bool = False
+    is_negative: bool = False
 
 
 def perceptual_hash(image_HW: NDArray[Any]) -> np.uint64:
@@ -88,7 +98,7 @@ def _cosines(length: int) -> NDArray[np.float32]:
 
 
 def candidates(hash_N: Hashes, hash_M: Hashes | None = None) -> Iterator[list[Pair]]:
-    """Yields lists of pairs of images whose hashes differ in at most MAX_DISTANCE bits, one of them perhaps mirrored.
+    """Yields lists of pairs of images whose hashes differ in at most MAX_DISTANCE bits, one of them perhaps changed.
 
     All pairs are compared, in blocks that several threads share.
 
@@ -98,35 +108,50 @@ def candidates(hash_N: Hashes, hash_M: Hashes | None = None) -> Iterator[list[Pa
     """
     others = hash_N if hash_M is None else hash_M
     height = max(1, BLOCK // max(1, len(others)))
+    exchanged = _exchanged(others)
 
     def compare(start: int) -> list[Pair]:
         skipped = start + 1 if hash_M is None else 0
-        differing_nm = hash_N[start : start + height, None] ^ others[None, skipped:]
-        is_close_nm = np.zeros(differing_nm.shape, bool)
-        for changed in MIRRORINGS:
-            is_close_nm |= np.bitwise_count(differing_nm ^ changed) <= MAX_DISTANCE
         pairs = []
-        for row, column in np.argwhere(is_close_nm):
-            first, second = int(row) + start, int(column) + skipped
-            if (hash_M is not None or first < second) and NO_HASH not in (hash_N[first], others[second]):
-                mirroring = np.bitwise_count(differing_nm[row, column] ^ MIRRORINGS).argmin()
-                pairs.append(Pair(first, second, int(mirroring)))
+        for is_turned, hashes in enumerate((others, exchanged)):
+            differing_nm = hash_N[start : start + height, None] ^ hashes[None, skipped:]
+            is_close_nm = np.zeros(differing_nm.shape, bool)
+            for changed in MIRRORINGS:
+                distance_nm = np.bitwise_count(differing_nm ^ changed)
+                is_close_nm |= (distance_nm <= MAX_DISTANCE) | (distance_nm >= BITS - MAX_DISTANCE)
+            for row, column in np.argwhere(is_close_nm):
+                first, second = int(row) + start, int(column) + skipped
+                if (hash_M is not None or first < second) and NO_HASH not in (hash_N[first], others[second]):
+                    distances = np.bitwise_count(differing_nm[row, column] ^ MIRRORINGS).astype(int)
+                    distances = np.stack([distances, BITS - distances])  # all bits of a negative are others
+                    is_negative, mirroring = divmod(int(distances.argmin()), len(MIRRORINGS))
+                    pairs.append(Pair(first, second, mirroring, bool(is_turned), bool(is_negative)))
         return pairs
 
     with ThreadPoolExecutor(cores().amount) as pool:
         yield from filter(None, pool.map(compare, range(0, len(hash_N), height)))
 
 
-def is_same_picture(first_HW: NDArray[Any], second_HW: NDArray[Any], mirroring: int) -> bool:
-    """Returns whether two images show the same picture, the second one mirrored as `Pair.mirroring` says.
+def _exchanged(hash_N: Hashes) -> Hashes:
+    """Returns the hashes of images whose rows and columns are exchanged."""
+    is_set = (hash_N[:, None] & _BIT[_COLUMN * SIDE + _ROW]) != 0
+    return np.array(_bits(is_set), np.uint64)
+
+
+def is_same_picture(first_HW: NDArray[Any], second_HW: NDArray[Any], pair: Pair) -> bool:
+    """Returns whether two images show the same picture, the second one changed as `pair` says.
 
     The images are laid over each other, and their details are compared tile by tile. Nearly all tiles must agree:
     images of different patients share a frame with letters or the outline of a body, copies of one image may differ in
     a label in one corner.
     """
-    if mirroring in (1, 3):
+    if pair.is_negative:
+        second_HW = 255 - second_HW
+    if pair.is_turned:
+        second_HW = second_HW.T
+    if pair.mirroring in (1, 3):
         second_HW = second_HW[::-1]
-    if mirroring in (2, 3):
+    if pair.mirroring in (2, 3):
         second_HW = second_HW[:, ::-1]
     if np.array_equal(first_HW, second_HW):
         return True

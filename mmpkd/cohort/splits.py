@@ -70,7 +70,7 @@ def deal_parts(scan: Scan, parts: int, sealed: int | None = None) -> pd.Series:
         raise ConfigError.at("cohort.sealed", f"is one of 0 to {parts - 1}, because cohort.parts={parts}, got {last}")
     if "split" in scan.samples and has_folds(scan.samples["split"].astype(str)):
         problem = "the data set gives folds of its own, and dealt parts would tear its groups of patients apart"
-        raise ConfigError.at("cohort.parts", f"{problem}; leave it out")
+        raise ConfigError.at("cohort.parts", f"{problem}; seal one of its own folds instead")
     dealt = _deal_by_strata(scan, np.ones(len(scan.samples), bool), parts)
     names = {f"{FOLD}{(last + 1 + step) % parts}": f"{FOLD}{step}" for step in range(parts - 1)}
     return dealt.map({**names, f"{FOLD}{last}": "test"}).astype(object)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -177,3 +179,21 @@ def has_ended(records: Sequence[Record], labels: Sequence[str], seeds: int) -> b
         if len(ended) < seeds and not first_failed:
             return False
     return True
+
+
+def require_all(records: Sequence[Record], labels: Sequence[str], seeds: int, errors: Path) -> None:
+    """Checks that every training of a phase is complete. Without those that failed, the mean of an arm would be that of
+    its luckier seeds.
+
+    Args:
+        errors: the folder with an error file for each failed training.
+
+    Raises:
+        NoVerdictError: a training has failed.
+    """
+    complete = Counter(record.arm for record in records if record.state == "complete")
+    counts = {label: complete[label] for label in labels}
+    if lacking := {label: count for label, count in counts.items() if count < seeds}:
+        listed = ", ".join(f"{label} {count} of {seeds}" for label, count in lacking.items())
+        problem = f"trainings have failed, so there is no verdict; complete are: {listed}"
+        raise NoVerdictError(f"{problem}\n  see {errors}, and {NEW}")

@@ -6,15 +6,16 @@ A second confirmation of the same sweep has a folder of its own, so that the fir
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from mmpkd.config import Model, validate
 from mmpkd.machine.checksums import DamagedError, sealed
-from mmpkd.types import UserError
+from mmpkd.types import ConfigError, UserError
 from sweep.storage.layout import SweepFolder
 from sweep.storage.whole_files import unreadable
 from sweep.transfer.addresses import Place
@@ -106,11 +107,8 @@ class ConfirmationFolder:
     def next(self) -> ConfirmationFolder:
         return ConfirmationFolder(self.sweep, self.turn + 1)
 
-    def require_kinds(self, phases: Sequence[str]) -> None:
+    def require_kinds(self) -> None:
         """Checks that a folder lies nowhere where a file is needed, and a file nowhere where a folder is.
-
-        Args:
-            phases: names of the phases.
 
         Raises:
             UserError: something else lies there.
@@ -120,15 +118,20 @@ class ConfirmationFolder:
         for folder in (self.place, self.place.child(SCORES)):
             if folder.exists() and not folder.local_path.is_dir():
                 raise UserError(f"{folder}: the confirmation needs a folder there, and this is none; move it away")
-        files = (self.protocol, self.external, self.crossed, self.openings, self.failure)
-        for file in (*files, self.verdict, self.verdict_page, *map(self.space, phases)):
-            if file.local_path.is_dir():
-                raise UserError(f"{file}: the confirmation needs a file there, and this is a folder; move it away")
+        for path in sorted(self.place.local_path.glob("*.*")):
+            if path.is_dir():
+                raise UserError(f"{path}: the confirmation needs a file there, and this is a folder; move it away")
 
 
 def lock_of(sweep: SweepFolder) -> Path:
     """Returns the file that a confirmation of a sweep keeps locked while it runs."""
     return sweep.path / f"{FOLDER}.lock"
+
+
+def confirmed_by(name: str) -> str:
+    """Returns the name of the sweep that the sweep of this name confirms as a phase, and an empty text for others."""
+    match = re.fullmatch(rf"(.+)-{FOLDER}\d*-(choose|train|fold\d+)", name, re.ASCII)
+    return match[1] if match else ""
 
 
 def confirmations(sweep: SweepFolder) -> list[ConfirmationFolder]:
@@ -167,3 +170,19 @@ def read_mapping(file: Place) -> dict[str, Any] | None:
 def write_sealed_at(file: Place, content: Mapping[str, Any]) -> None:
     """Writes a file of JSON with a checksum."""
     file.write_bytes((sealed(content, indent=1) + "\n").encode())
+
+
+def read_kept(file: Place, model: type[Model], option: str) -> Model | None:
+    """Returns what a confirmation keeps of a file that the command line has named, or None if it keeps none.
+
+    Args:
+        option: the key of the command line.
+
+    Raises:
+        UserError: the kept file is damaged, or cannot be read.
+    """
+    try:
+        content = read_mapping(file)
+        return None if content is None else validate(model, content)
+    except (DamagedError, ConfigError) as error:
+        raise UserError(f"{file}: {error}; delete it, and give {option}=FILE again") from None

@@ -24,6 +24,7 @@ from sweep.verdict.protocol import Protocol
 
 CHOOSE, TRAIN = "choose", "train"  # names of the phases
 SHUFFLED, SMOOTHED = "shuffled", "smoothed"  # endings of the names of controls, after the arm's
+MOVE: Final = "move it away, and run the same command again"
 SOFTENED: Final = ("logits", "dkd", "dist")  # objectives that teach softened labels
 # What a phase takes over from the search, because it says how trials run and not which.
 RESOURCES: Final = ("trials_per_device", "cpus", "gpus", "at_a_time", "max_failures")
@@ -202,11 +203,14 @@ def refuse_reserved(arms: Sequence[str]) -> None:
 
 
 def require_own(phase: Phase, records: Sequence[Record], folder: SweepFolder) -> None:
-    """Checks that the trials of a folder are those of a phase. An earlier sweep of the same name may have left it.
+    """Checks that a folder holds no other trials than those of a phase. An earlier confirmation may have left it.
 
     Raises:
         UserError: a trial has another configuration.
     """
+    search = folder.read_space().get("search") or {}
+    if records and (search.get("trials"), search.get("repeats")) != (len(phase.configs), len(phase.seeds)):
+        raise UserError(f"{folder} holds trainings of another confirmation; {MOVE}")
     for record in records:
         wanted = phase.configs.get(record.arm)
         config = TrialConfig.model_validate_json(record.config)
@@ -214,4 +218,4 @@ def require_own(phase: Phase, records: Sequence[Record], folder: SweepFolder) ->
         is_own = wanted is not None and config.seed in phase.seeds
         if not (is_own and wanted and wanted.model_copy(update=changes).fingerprint() == config.fingerprint()):
             problem = f"{folder} holds trainings of another confirmation (trial {record.number} of arm {record.arm})"
-            raise UserError(f"{problem}; move it away, and run the same command again")
+            raise UserError(f"{problem}; {MOVE}")

@@ -142,6 +142,13 @@ def frozen(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, store
     if protocol.cohort != store.fingerprint:
         problem = f"{folder.protocol} was frozen for the prepared cohort {protocol.cohort}, which is now"
         raise UserError(f"{problem} {store.fingerprint}; put the data back, or {new}")
+    for number in (number for numbers in protocol.finalists.values() for number in numbers):
+        try:
+            trials.trial(number)
+        except ConfigError as error:
+            (mistake,) = error.mistakes
+            problem = f"trial {number} is a finalist of {folder.protocol}, but cannot be trained again"
+            raise UserError(f"{problem}: {mistake.problem.partition(';')[0]}; {new}") from None
     return protocol
 
 

@@ -4,7 +4,6 @@ done twice.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from tempfile import TemporaryDirectory, mkdtemp
 from rich.console import Console
 
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.store import Store
 from mmpkd.command import warn
 from mmpkd.types import ConfigError, UserError
 from sweep.driver import run_sweep
@@ -23,7 +21,7 @@ from sweep.plan.plan import Plan, plan
 from sweep.provenance import code_commit, library_versions
 from sweep.search.studies import records_of
 from sweep.space.space import Space, load_space
-from sweep.storage.journal import load_studies
+from sweep.storage.journal import find_damage, load_studies
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.addresses import Place
 from sweep.transfer.preparing import prepare_shared
@@ -73,7 +71,9 @@ class Confirmation:
             local = Path(mkdtemp(prefix="mmpkd-")) / file.name
             self.folder.place.download(file.name, local)
             file = Place("", str(local))
-        return replace(_run_options([f"space={file}", f"name={name}", *self.words]), part_of=self.command)
+        of_search = phase in (phases.CHOOSE, phases.TRAIN)  # folds are of another cohort, which lies elsewhere
+        words = [word for word in self.words if of_search or not word.startswith("cohort.root=")]
+        return replace(_run_options([f"space={file}", f"name={name}", *words]), part_of=self.command)
 
     def train(self, phase: Phase) -> tuple[int, SweepFolder, list[Record]]:
         """Trains what is left of a phase. Returns the exit status of its sweep, its folder and its trials."""
@@ -124,8 +124,10 @@ def _run_options(words: Sequence[str]) -> RunOptions:
 
 
 def _records(folder: SweepFolder) -> list[Record]:
-    """Returns the trials of a phase. There are none before it has begun."""
-    if not folder.journal.exists():
+    """Returns the trials of a phase. There are none before it has begun, and none of a damaged journal: the driver of
+    the phase says what to do about it.
+    """
+    if not folder.journal.is_file() or find_damage(folder.journal) is not None:
         return []
     return records_of(load_studies(folder.journal), folder.read_plan().get("generation", 0))
 
@@ -150,16 +152,16 @@ def confirm(
     """
     run_options = _run_options([f"name={trials.sweep.folder.name}", *words])
     store, cache = prepare_shared(prepare, trials.cohort, run_options)
+    own = SealedPart(store, trials.cohort.fold)
     folder, again = newest(trials.sweep.folder), options["again"] == "true"
     if options["new"] == "true" and folder.protocol.exists():
-        if _continues(folder, trials, wanted, options["external"], store, run_options):
+        if _continues(folder, trials, wanted, options, own, run_options):
             console.print(f"new=true continues {folder}, which has no verdict yet", soft_wrap=True)
         else:
             folder = folder.next
-    folder.require_kinds((phases.CHOOSE, phases.TRAIN))
+    folder.require_kinds()
     protocol = frozen(trials, wanted, folder, store) or propose(trials, wanted, folder, store)
     is_frozen, is_plan = folder.protocol.exists(), options["plan"] == "true"
-    own = SealedPart(store, trials.cohort.fold)
     tested: SealedPart | Folds = own
     if count := protocol.folds or wanted.folds:
         tested = folds_of(count, options["cohort"], folder, own, run_options)
@@ -236,7 +238,7 @@ def _to_the_verdict(
         status, sweep, records = confirmation.train(phase)
         if status:
             return status
-        _require_all(phase, records, sweep)
+        finalists.require_all(records, list(phase.configs), len(phase.seeds), sweep.errors)
         trained.append((sweep, records))
 
     ledger.open(folder, protocol.hash, command, again)
@@ -266,35 +268,28 @@ def _to_the_verdict(
 
 
 def _continues(
-    folder: ConfirmationFolder, trials: Candidates, wanted: Wanted, external: str, store: Store, options: RunOptions
+    folder: ConfirmationFolder,
+    trials: Candidates,
+    wanted: Wanted,
+    options: Mapping[str, str],
+    own: SealedPart,
+    run_options: RunOptions,
 ) -> bool:
     """Whether `new=true` continues a confirmation that it has begun before: one that was interrupted, and from whose
     protocol the command line does not differ.
 
     Args:
-        external: the value of `external=`.
+        options: as of `confirm`.
     """
     if folder.turn == 1 or folder.has_ended:
         return False
     try:
-        protocol = frozen(trials, wanted, folder, store)
-        if protocol is not None:
-            external_of(external, protocol.external, folder, store, evaluation_of(trials, protocol), options)
+        if (protocol := frozen(trials, wanted, folder, own.store)) is None:
+            return False
+        if protocol.folds:
+            folds_of(protocol.folds, options["cohort"], folder, own, run_options).of(protocol, wanted, True)
+        evaluation = evaluation_of(trials, protocol)
+        external_of(options["external"], protocol.external, folder, own.store, evaluation, run_options)
     except UserError:  # another protocol is wanted, or this one cannot be continued
         return False
-    return protocol is not None
-
-
-def _require_all(phase: Phase, records: Sequence[Record], folder: SweepFolder) -> None:
-    """Checks that every training of a phase is complete. Without those that failed, the mean of an arm would be that of
-    its luckier seeds.
-
-    Raises:
-        NoVerdictError: a training has failed.
-    """
-    complete = Counter(record.arm for record in records if record.state == "complete")
-    counts = {label: complete[label] for label in phase.configs}
-    if lacking := {label: count for label, count in counts.items() if count < len(phase.seeds)}:
-        listed = ", ".join(f"{label} {count} of {len(phase.seeds)}" for label, count in lacking.items())
-        problem = f"trainings have failed, so there is no verdict; complete are: {listed}"
-        raise NoVerdictError(f"{problem}\n  see {folder.errors}, and {finalists.NEW}")
+    return True

@@ -251,5 +251,5 @@ def test_a_sweep_that_a_limit_ended_says_how_it_goes_on_and_is_not_called_finish
     command = text[text.rindex("python -m sweep.run ") :]
     words = shlex.split(command.replace("\\\n", " "))
     assert words[:3] == ["python", "-m", "sweep.run"] and f"space={folder / 'fake.yaml'}" in words
-    assert words[-3:] == ["trials=8", "budget_device_hours=0.002", "deadline=null"]
+    assert words[-3:] == ["trials=8", "search.budget_device_hours=0.002", "search.deadline=null"]
     assert read_sweep(SweepFolder(folder / "fake")).state == "stopped"

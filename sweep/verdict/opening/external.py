@@ -17,17 +17,16 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, EvaluationConfig, Strict, validate
 from mmpkd.export.student_file import source_of
-from mmpkd.machine.checksums import DamagedError
-from mmpkd.machine.files import read_yaml
+from mmpkd.machine.files import overridden, read_yaml
 from mmpkd.prediction.other_cohort import Home, prepared, refuse_seen
 from mmpkd.scoring.replicates import PartScorer
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.scoring.subgroups import aligned
 from mmpkd.scoring.validation import Labels
-from mmpkd.types import ConfigError, Mistake, UserError
+from mmpkd.types import ConfigError, Mistake
 from sweep.options import RunOptions
 from sweep.transfer.preparing import prepare_shared
-from sweep.verdict.folder import ConfirmationFolder, read_mapping
+from sweep.verdict.folder import ConfirmationFolder, read_kept
 
 PATH = "external.cohort"  # of the section, in messages
 
@@ -116,7 +115,7 @@ def section_of(file: str, option: str = "external") -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or no such section.
     """
-    section = read_yaml(Path(file)).get("cohort")
+    section = overridden(read_yaml(Path(file)), ()).get("cohort")
     if not isinstance(section, dict):
         raise ConfigError.at(option, f"{file} has no section `cohort:`; write one, as mmpkd.evaluate takes it")
     return section
@@ -180,7 +179,7 @@ def external_of(
     Raises:
         UserError: it cannot be scored, or the confirmation has another one.
     """
-    kept = _read_kept(folder)
+    kept = read_kept(folder.external, Kept, "external")
     expected = in_protocol or (kept.fingerprint if kept else "")
     section = section_of(file) if file else kept.cohort.model_dump(mode="json") if kept else None
     if section is None:
@@ -198,11 +197,3 @@ def keep(external: ExternalCohort, folder: ConfirmationFolder) -> None:
     """Writes which external cohort a confirmation has, so that the same command without it continues."""
     content = Kept(fingerprint=external.store.fingerprint, cohort=external.config).model_dump(mode="json")
     folder.external.write_bytes(yaml.safe_dump(content, sort_keys=False).encode())
-
-
-def _read_kept(folder: ConfirmationFolder) -> Kept | None:
-    try:
-        content = read_mapping(folder.external)
-        return None if content is None else validate(Kept, content, "")
-    except (DamagedError, ConfigError) as error:
-        raise UserError(f"{folder.external}: {error}; delete it, and give external=FILE again") from None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import CohortConfig, EvaluationConfig, validate
+from mmpkd.config import CohortConfig, EvaluationConfig, Strict, validate
 from mmpkd.export.student_file import source_of
 from mmpkd.prediction.other_cohort import Home, refuse_seen
 from mmpkd.scoring.replicates import FoldScorer, PartScorer, Predicted, Scored
@@ -28,7 +28,7 @@ from sweep.students import read_student
 from sweep.transfer.preparing import prepare_shared
 from sweep.types import Record
 from sweep.verdict.answer import Patients, by_arm
-from sweep.verdict.folder import ConfirmationFolder, write_sealed_at
+from sweep.verdict.folder import ConfirmationFolder, read_kept, write_sealed_at
 from sweep.verdict.inference import SeedScores, widened
 from sweep.verdict.opening.external import section_of
 from sweep.verdict.opening.scores import SealedPart, Trained, patients_of
@@ -39,6 +39,12 @@ from sweep.verdict.protocol import Protocol, Wanted
 SET_BY_FOLDS: Final = ("parts", "sealed", "fold")  # keys of a cohort
 
 
+class Kept(Strict):
+    """The cohort of the folds, as its file names it."""
+
+    cohort: CohortConfig
+
+
 @dataclass(frozen=True)
 class Folds:
     """A cohort, prepared once for each of its folds, which is the sealed part then.
@@ -46,14 +52,14 @@ class Folds:
     Attributes:
         config: the cohort as it was given.
         stores: the cohort, prepared for each fold. All have the same samples in the same order.
-        notes: what a reader must know of patients that both cohorts may share, see `refuse_seen`.
+        shared: what a reader must know of patients that both cohorts may share, see `refuse_seen`.
         cost: what a training costs here, as a multiple of one on the cohort of the search: the ratio of the numbers of
             training samples.
     """
 
     config: CohortConfig
     stores: Sequence[Store]
-    notes: Sequence[str]
+    shared: Sequence[str]
     cost: float
     part = "the cohort of the folds"
 
@@ -61,6 +67,14 @@ class Folds:
     def name(self) -> str:
         """The reader, which says which data set it is, and the fingerprint of the first store."""
         return f"{self.stores[0].manifest['reader']} {self.stores[0].fingerprint}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the tests, as sentences."""
+        how = (
+            f"The patients of {self.name} are tested in {len(self.stores)} folds, each by students that are trained on"
+        )
+        return [f"{how} others, with settings that are chosen on the cohort of the sweep.", *self.shared]
 
     @property
     def source(self) -> str:
@@ -160,23 +174,23 @@ def folds_of(count: int, file: str, folder: ConfirmationFolder, own: SealedPart,
     """
     if file:
         section = section_of(file, "cohort")
-    elif folder.crossed.exists():
-        section = yaml.safe_load(folder.crossed.read_bytes())["cohort"]
+    elif kept := read_kept(folder.crossed, Kept, "cohort"):
+        section = kept.cohort.model_dump(mode="json", exclude=set(SET_BY_FOLDS))
     else:
         problem = f"folds={count} tests on a cohort that the search has not seen, which cohort=FILE names"
         raise ConfigError.at("cohort", f"{problem}: a YAML file with a section `cohort:`")
     given = _given(section, own.store.facts.image_size)
     stores: list[Store] = []
-    notes: list[str] = []
+    shared: list[str] = []
     for config in _sealed(given, count):
         try:
             store = prepare_shared(prepare, config, options)[0]
         except CohortError as error:
             raise ConfigError.at("folds", f"the cohort cannot be divided into {count} folds: {error}") from None
         if not stores:  # the others hold the same patients
-            notes = _refuse_searched(own.store, store, given)
+            shared = _refuse_searched(own.store, store, given)
         stores.append(store)
-    return Folds(given, stores, notes, len(stores[0].rows("train")) / len(own.train_rows))
+    return Folds(given, stores, shared, len(stores[0].rows("train")) / len(own.train_rows))
 
 
 def _given(section: dict[str, Any], image_size: int) -> CohortConfig:
@@ -206,5 +220,5 @@ def _refuse_searched(own: Store, store: Store, config: CohortConfig) -> list[str
 
 def keep_folds(folds: Folds, folder: ConfirmationFolder) -> None:
     """Writes which cohort is divided into folds, so that the same command without it continues."""
-    section = folds.config.model_dump(mode="json", exclude=set(SET_BY_FOLDS))
-    folder.crossed.write_bytes(yaml.safe_dump({"cohort": section}, sort_keys=False).encode())
+    content = Kept(cohort=folds.config).model_dump(mode="json", exclude={"cohort": set(SET_BY_FOLDS)})
+    folder.crossed.write_bytes(yaml.safe_dump(content, sort_keys=False).encode())

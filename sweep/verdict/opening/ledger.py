@@ -51,15 +51,20 @@ class Opening:
         return f"{self.time}, sweep {self.sweep}, protocol {self.protocol[:SHOWN_DIGITS]}: {self.command}"
 
     @classmethod
-    def of_json(cls, content: Mapping[str, Any]) -> Self:
-        """Returns the opening in an object of JSON.
+    def of_json(cls, content: Any) -> Self:
+        """Returns the opening in a value of JSON.
 
         Raises:
             DamagedError: it is none.
         """
-        if set(content) != {each.name for each in fields(cls)} or not all(isinstance(v, str) for v in content.values()):
+        names = {each.name for each in fields(cls)}
+        if not isinstance(content, Mapping) or set(content) != names or not all(map(_is_text, content.values())):
             raise DamagedError("does not describe an opening")
         return cls(**content)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 @dataclass(frozen=True)
@@ -123,14 +128,19 @@ class Ledger:
             return [Opening.of_json(unsealed(line)) for line in lines]
         except DamagedError as error:
             problem = f"{self.file}: the ledger of openings is damaged or was edited ({error})"
-            raise UserError(f"{problem}; put a copy of it back") from None
+            remaining = f"what the confirmations under {self.storage} record in their folders still counts"
+            raise UserError(
+                f"{problem}; put a copy of it back, or move it away if there is none: {remaining}"
+            ) from None
 
     def _recorded(self, folder: ConfirmationFolder) -> list[Opening]:
         consequence = f"and {self.file} alone says what that confirmation has opened"
         content = read_sealed(folder.openings, consequence).get(self.source, [])
         try:
+            if not isinstance(content, list):
+                raise DamagedError("does not hold a list of openings")
             return [Opening.of_json(each) for each in content]
-        except (DamagedError, TypeError) as error:
+        except DamagedError as error:
             raise UserError(f"{folder.openings}: {error}; delete it, {consequence}") from None
 
     def refuse_second(self, protocol: str, again: bool) -> None:

@@ -13,7 +13,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig
 from mmpkd.export.student_file import source_of
 from mmpkd.scoring.patients import rarer_class
-from mmpkd.scoring.replicates import PartScorer, Scored
+from mmpkd.scoring.replicates import REPLICATES, PartScorer, Scored
 from mmpkd.scoring.validation import Labels
 from mmpkd.types import Task, UserError
 from sweep.picking.candidates import Candidates
@@ -148,6 +148,11 @@ def _read(file: Place, protocol: Protocol) -> dict[str, Scored] | None:
     if content.get("protocol") != protocol.hash:
         return None
     try:
-        return {name: Scored(float(value), np.array(of_R, float)) for name, (value, of_R) in content["scores"].items()}
+        scores = {
+            name: Scored(float(value), np.array(of_R, float)) for name, (value, of_R) in content["scores"].items()
+        }
+        if any(scored.replicate_R.shape != (REPLICATES,) for scored in scores.values()):
+            raise ValueError("another number of replicates")
+        return scores
     except (AttributeError, LookupError, TypeError, ValueError):
         raise UserError(f"{file}: does not hold the scores of a student; delete it, {consequence}") from None

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import fft
 
 from mmpkd.cohort import copies, facts
-from mmpkd.cohort.likeness import MIRRORINGS, NO_HASH, candidates, is_same_picture, perceptual_hash
+from mmpkd.cohort.likeness import MIRRORINGS, NO_HASH, Pair, candidates, is_same_picture, perceptual_hash
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import HASH, Store
 from mmpkd.config import CohortConfig
@@ -29,7 +29,7 @@ def test_a_changed_picture_is_the_same_one(change: str) -> None:
     changed = [CHANGES[change](image) for image in images]
     hashes = [np.array([perceptual_hash(image) for image in these], np.uint64) for these in (images, changed)]
     pairs = [pair for pairs in candidates(*hashes) for pair in pairs]
-    same = [pair for pair in pairs if is_same_picture(images[pair.first], changed[pair.second], pair.mirroring)]
+    same = [pair for pair in pairs if is_same_picture(images[pair.first], changed[pair.second], pair)]
     assert sorted((pair.first, pair.second) for pair in same) == [(number, number) for number in range(20)]
 
 
@@ -58,8 +58,8 @@ def test_a_shared_outline_is_not_a_shared_picture(number: int) -> None:
     for tissue in (picture(2 * number), picture(2 * number + 1)):
         image = np.where(rows**2 + columns**2 < 0.8, 100 + tissue // 2, 0)
         images.append(np.where(letters, 255, image).astype(np.uint8))
-    assert not is_same_picture(images[0], images[1], 0)
-    assert is_same_picture(images[0], recompressed(images[0]), 0)
+    assert not is_same_picture(images[0], images[1], Pair(0, 1))
+    assert is_same_picture(images[0], recompressed(images[0]), Pair(0, 1))
 
 
 def test_letters_before_black_are_not_a_shared_picture() -> None:
@@ -69,8 +69,8 @@ def test_letters_before_black_are_not_a_shared_picture() -> None:
         frame = Image.new("L", (112, 112))
         ImageDraw.Draw(frame).text((4, 4), number, fill=255)
         images.append(np.asarray(frame))
-    assert not is_same_picture(images[0], images[1], 0)
-    assert is_same_picture(images[0], images[0].copy(), 0)
+    assert not is_same_picture(images[0], images[1], Pair(0, 1))
+    assert is_same_picture(images[0], images[0].copy(), Pair(0, 1))
 
 
 def test_a_long_list_is_not_an_option(tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def test_a_protocol_that_was_edited_by_hand_is_refused(again: Path, old: str, ne
         (["arms=tabla"], r"no arm 'tabla' with complete trials .*did you mean 'tabular'"),
         (["seeds=3"], "wants a whole number from 5 to 1000, got '3'"),
         (["difference=big"], "wants a number between 0 and 1, such as 0.05, got 'big'"),
+        (["name=fake-confirm-train"], "fake-confirm-train is a part of the confirmation of fake; name that sweep"),
         (["seed=7"], r"seed: unknown word \(did you mean 'seeds'\?\)"),
     ],
 )
@@ -363,7 +364,7 @@ def test_new_continues_the_confirmation_that_it_began(again: Path, monkeypatch: 
 
 def test_new_leaves_a_confirmation_that_cannot_end(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(NoVerdictError, match=r"none 4 of 5, .*\n.*new=true"):
-        patch.setattr("sweep.verdict.steps.Counter", lambda arms: dict.fromkeys(arms, 4))
+        patch.setattr("sweep.verdict.finalists.Counter", lambda arms: dict.fromkeys(arms, 4))
         confirmed(again)
     assert "none 4 of 5" in (folder_of(again) / "failure.txt").read_text()
     (folder_of(again) / "protocol.yaml").write_text("")
@@ -410,6 +411,19 @@ def test_a_file_of_a_confirmation_that_is_broken_is_named(
     else:
         path.write_text(content.replace("%s", next((again / "cache" / "ledger").glob("*.jsonl")).stem))
     with pytest.raises(UserError, match=message):
+        confirmed(again)
+
+
+def test_a_damaged_journal_of_a_phase_is_named(again: Path) -> None:
+    (again / "runs" / "fake-confirm-train" / "journal.log").write_text("cut\n")
+    with pytest.raises(UserError, match=r"fake-confirm-train/journal.log: line 1 .* is not JSON"):
+        confirmed(again)
+
+
+def test_a_finalist_that_cannot_be_trained_again_is_named(again: Path) -> None:
+    number = verdict(again)["protocol"]["finalists"]["none"][0]
+    SweepFolder(again / "runs" / "fake").add_to_plan({"left_behind": [number]})
+    with pytest.raises(UserError, match=rf"trial {number} is a finalist of .*protocol.yaml, but .* lies outside"):
         confirmed(again)
 
 

@@ -96,7 +96,8 @@ def test_each_patient_is_sealed_once_and_all_are_in_the_verdict(done: Path) -> N
     assert "each tested by students that were trained without the patient" in printed
     assert all(answer["sentence"] in printed for answer in content["answers"])
     page = (done / "runs" / "fake" / "confirm" / "verdict.html").read_text()
-    assert "cohort.own_numbering says that they are other people" in page and content["notes"]
+    assert "cohort.own_numbering says that they are other people" in page
+    assert "are tested in 3 folds, each by students that are trained on others" in content["notes"][0]
     assert "opened once" in page and f"cross-validation with {FOLDS} folds" in page
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", page))
 
@@ -132,7 +133,9 @@ def test_the_patients_part_is_wider_than_that_of_independent_folds(
 
 
 def test_kills_between_two_writes_end_in_the_same_verdict(done: Path, again: Path, monkeypatch: Any) -> None:
-    """From the training of the last fold on: before and while students predict."""
+    """From the training of the last fold on: before and while students predict. The place of the data of the search
+    does not concern the folds.
+    """
     shutil.rmtree(again / "runs" / "fake-confirm-fold2")
     shutil.rmtree(again / "runs" / "fake" / "confirm" / "scores")
     shutil.rmtree(again / "cache" / "ledger")
@@ -152,7 +155,7 @@ def test_kills_between_two_writes_end_in_the_same_verdict(done: Path, again: Pat
     for moment in (4, 7, 12, 30):
         left[0] = moment
         with suppress(Killed):
-            confirmed(again)
+            confirmed(again, "cohort.root=/moved")
             break
         kills += 1
     left[0] = 0
