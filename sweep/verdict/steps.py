@@ -232,11 +232,11 @@ def _to_the_verdict(
     if status:
         return status
     results = finalists.results_of(records, arm_of, protocol.goal)
+    chosen = finalists.choose(results, len(protocol.choose_seeds))
     on_validation = own.of_choice(folder, protocol, (chosen_from, records), evaluation)
     luck = finalists.luck_of(results, on_validation, trials.records, protocol)
     patients = patients_of(own.store, own.val_rows)
     show_power_after_choice(protocol, on_validation, luck, patients, confirmation.console)
-    chosen = finalists.choose(results, len(protocol.choose_seeds))
     parts = tested.phases(phases.training(protocol, trials, chosen, tested.tasks), protocol.goals())
     trained: list[Trained] = []
     for phase in parts:

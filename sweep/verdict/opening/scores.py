@@ -85,9 +85,12 @@ class SealedPart:
     def of_choice(
         self, folder: ConfirmationFolder, protocol: Protocol, trained: Trained, evaluation: EvaluationConfig
     ) -> dict[str, dict[str, SeedScores]]:
-        """Returns the scores of the finalists on validation patients, by the finalist, in the order of the seeds."""
+        """Returns the scores of the finalists on validation patients, by the finalist, in the order of the seeds. A
+        finalist that failed on a seed is left out.
+        """
         scorer = PartScorer(self.store, self.val_rows, evaluation, protocol.goals(), self.train_rows)
-        return scores_of(folder, protocol, *trained, CHOOSE, scorer)
+        scores, seeds = scores_of(folder, protocol, *trained, CHOOSE, scorer), len(protocol.choose_seeds)
+        return {label: of_label for label, of_label in scores.items() if of_label[protocol.goal].seeds == seeds}
 
 
 def evaluation_of(trials: Candidates, protocol: Protocol) -> EvaluationConfig:

@@ -9,6 +9,7 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from sweep.storage.events import Spool, VerdictWritten
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import alone_in, hold_driver_lock
 from sweep.transfer.addresses import Place
+from sweep.types import Record
+from sweep.verdict import steps
 from sweep.verdict.finalists import NoVerdictError
 from sweep.verdict.folder import ConfirmationFolder, lock_of
 from sweep.verdict.opening.ledger import Ledger
@@ -377,6 +380,29 @@ def test_new_continues_the_confirmation_that_it_began(again: Path, monkeypatch: 
     assert f"protocol {second[:12]}, frozen in" in printed
     printed = confirmed(again, *words, "difference=0.2", "plan=true")
     assert f"had protocol {second[:12]}" in printed and "continues" not in printed, "it is another confirmation"
+
+
+def test_finalists_that_failed_on_a_seed_are_left_out(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one of two finalists left, the luck of the search is unknown; with none, there is no verdict."""
+    records_of, failing = steps._records, ["none-"]
+
+    def with_failures(folder: SweepFolder) -> list[Record]:
+        records = records_of(folder)
+        of_choice = "choose" in folder.name
+        return [
+            replace(record, state="failed") if of_choice and record.arm.startswith(failing[0]) else record
+            for record in records
+        ]
+
+    monkeypatch.setattr(steps, "_records", with_failures)
+    with pytest.raises(NoVerdictError, match="every finalist of arm none has failed"):
+        confirmed(again)
+    before = verdict(again)
+    (rival,) = {*before["protocol"]["finalists"]["none"]} - {before["chosen"]["none"]}
+    failing[0] = f"none-{rival}"
+    printed = confirmed(again)
+    assert "single finalist of several trials" in printed
+    assert "val/auroc by tabular: not known" in printed.partition("after the choice")[2]
 
 
 def test_new_leaves_a_confirmation_that_cannot_end(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
