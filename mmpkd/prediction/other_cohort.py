@@ -200,6 +200,7 @@ def _refusal(store: Store, config: CohortConfig, is_seen_N: NDArray[np.bool_], i
         remedy = f"Leave out all images of these patients: {how}"
     if num_namesakes:
         remedy += f". If these are other people, because each cohort counts its own patients, write {OWN_NUMBERING}"
+        remedy += " (in the section `cohort` of a file: `own_numbering: true`)"
     return f"{problem}. {remedy}"
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from mmpkd.command import command_lines, warn
 from sweep import interrupt
 from sweep.front_files import spool_files
-from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
+from sweep.options import DEFAULT_CACHE, RunOptions, check_tracking_uri, redact_passwords, sqlite_file
 from sweep.patience import patiently
 from sweep.plan.plan import Plan
 from sweep.reports.console import print_files, print_states, print_summary
@@ -49,7 +49,17 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     print_tracking(send_rest(tracker), tracker, options, console)
     for line in _reasons(search, _with_more_budget(options.continuing, search)):
         console.print(line, highlight=False, soft_wrap=True)
+    if done and results.best and not options.part_of and len(search.space.arms) > 1:
+        console.print("ask whether a teacher helps, on patients whom nothing has seen yet:", highlight=False)
+        console.print(f"  {_confirm_command(options)}", highlight=False, soft_wrap=True)
     return 0 if results.best and done else 1 if search.all_failed or done else 130
+
+
+def _confirm_command(options: RunOptions) -> str:
+    """Returns the command that shows what a confirmation of the sweep would compare and cost."""
+    words = ["python", "-m", "sweep.confirm", options.name, f"storage={options.storage}"]
+    words += [f"cache={options.cache}"] if options.cache != DEFAULT_CACHE else []
+    return shlex.join([*words, "plan=true"])
 
 
 def _print_comparison(snapshot: Snapshot, shown: Sequence[Record], search: Search, console: Console) -> None:

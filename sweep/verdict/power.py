@@ -31,6 +31,7 @@ MIN_SEEDS: Final = 5
 MANY_PATIENTS, MANY_SEEDS = 300, 10  # with more test patients than this, seeds limit the power, and ten are trained
 CORRELATION: Final = 0.5  # over patients, of the scores of two arms' students, where nothing is known
 MOST_PATIENTS: Final = 1_000_000
+MOST_SEEDS: Final = 1_000
 # What `search_luck` divides by 1 - sum of squared chances, which is about 0.5, is the true variance of the score that
 # chooses in the worlds of `benchmarks/null_verdicts.py`.
 TRUE_SHARE: Final = 0.5
@@ -253,12 +254,12 @@ def too_little_power(difference: float, design: Design) -> str:
     chance = power(difference, design)
     if chance >= MIN_POWER:
         return ""
-    needed = patients_needed(difference, design, MIN_POWER)
-    remedy = (
-        f"With {design.seeds} seeds no number of patients is enough, so more seeds are needed."
-        if needed is None
-        else f"About {needed} patients would be needed for a chance of {MIN_POWER:.0%}."
-    )
+    if needed := patients_needed(difference, design, MIN_POWER):
+        remedy = f"About {needed} patients would be needed for a chance of {MIN_POWER:.0%}."
+    elif patients_needed(difference, replace(design, seeds=MOST_SEEDS), MIN_POWER):
+        remedy = f"With {design.seeds} seeds no number of patients is enough, so more seeds are needed."
+    else:
+        remedy = "The luck of the search alone hides it, so a sweep with more trials of each arm is needed."
     return (
         f"With {design.patients} patients and {design.seeds} seeds, a true difference of {difference:g} is shown with "
         f"a chance of {chance:.0%} only. {remedy}"

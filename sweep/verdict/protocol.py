@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmpkd.config import Positive, Strict, validate
 from mmpkd.machine.checksums import DamagedError
@@ -75,6 +75,17 @@ class Protocol(Strict):
     # When it was frozen, as ISO 8601 in UTC. Empty in a proposal, and in protocols of the first version, which had the
     # time beside the section, so that their hash does not cover it.
     frozen: str = ""
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Protocol:
+        """Checks what a proposal never has: an edited file with a new hash may."""
+        if self.reference in self.arms:
+            raise ValueError(f"{self.reference!r} would be compared with itself")
+        if lacking := [arm for arm in (self.reference, *self.arms) if not self.finalists.get(arm)]:
+            raise ValueError(f"no finalists for {', '.join(lacking)}")
+        if set(self.seeds) & set(self.choose_seeds):
+            raise ValueError("a seed of the choice is trained again")
+        return self
 
     @property
     def hash(self) -> str:

@@ -24,7 +24,8 @@ pre {{ background: #f6f6f6; margin: 0; padding: .5em .8em; white-space: pre-wrap
 nav {{ line-height: 1.6; }} nav + h2 {{ margin-top: .8em; }} h4 {{ margin: 1em 0 .3em; }}
 figure {{ margin: 0; break-inside: avoid; }}
 svg {{ width: 100%; height: auto; display: block; }}
-svg text {{ font: 13px system-ui, sans-serif; fill: #333; }} svg text.title {{ font-weight: 600; }}
+svg text {{ font: 13px system-ui, sans-serif; fill: #333; paint-order: stroke; stroke: #fff; stroke-width: 3px; }}
+svg text.title {{ font-weight: 600; }}
 svg .grid {{ stroke: #e6e6e6; stroke-width: 1; }}
 .charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 1em; }}
 .charts figure {{ max-width: 720px; }}

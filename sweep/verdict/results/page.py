@@ -19,7 +19,11 @@ from sweep.verdict.results.methods import methods
 from sweep.verdict.results.record import Circumstances, External, validation_scores
 
 INTERVALS: Final = "Intervals cover 95 %, over patients, seeds and the luck of the search."
-CAUTION: Final = "All of this is exploratory: it explains the answers above, and claims nothing."
+ERRORS: Final = "standard errors: patients, seeds, search"
+CAUTION: Final = (
+    "All of this is exploratory: it explains the answers above, and claims nothing. Intervals cover 95 %, over "
+    "patients and seeds. An arm and its control share a configuration, so their difference has no luck of the search."
+)
 
 # Short names of the maps that ignore the image, for the labels of a figure.
 MAPS: Final = {"chance": "chance", "content": "padding avoided", "centre": "centre", "prior": "mean training ROI"}
@@ -95,7 +99,7 @@ def _differences(protocol: Protocol, verdict: Verdict, goals: Sequence[str], pri
     if not contrasts:
         return ""
     figures = "".join(_intervals(protocol, contrasts, goal) for goal in goals)
-    note = f'<p class="note">{escape(INTERVALS if primary else f"{CAUTION} {INTERVALS}")}</p>'
+    note = f'<p class="note">{escape(INTERVALS if primary else CAUTION)}</p>'
     return f'<div class="charts">{figures}</div>{note}{_table(protocol, verdict, contrasts)}'
 
 
@@ -119,7 +123,15 @@ def _intervals(protocol: Protocol, contrasts: Mapping[Key, Contrast], goal: str)
 def _table(protocol: Protocol, verdict: Verdict, contrasts: Mapping[Key, Contrast]) -> str:
     adjusted = {answer.key: answer.decision.adjusted_p for answer in verdict.answers}
     lines = [
-        ["difference of", "score", "difference", "95 % interval", "p", "p (Holm)", "errors: patients, seeds, search"]
+        [
+            "difference of",
+            "score",
+            "difference",
+            "95 % interval",
+            "p",
+            "p (Holm)",
+            ERRORS,
+        ]
     ]
     for key, each in contrasts.items():
         parts = (each.patient_variance, sum(each.seed_variance), sum(each.search_variance))

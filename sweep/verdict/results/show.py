@@ -15,7 +15,7 @@ from sweep.verdict.answer import Patients, Verdict, needed, sentence
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.inference import SearchLuck, SeedScores
 from sweep.verdict.opening.ledger import SHOWN_DIGITS, Opening
-from sweep.verdict.power import USUAL_POWER, Design, smallest_difference
+from sweep.verdict.power import MIN_RARER, USUAL_POWER, Design, smallest_difference
 from sweep.verdict.proposal import design_after_choice, expected_design
 from sweep.verdict.protocol import Protocol
 from sweep.verdict.results.record import External
@@ -75,15 +75,17 @@ def show_price(protocol: Protocol, trials: Candidates, cost: float, console: Con
 
 def show_power(protocol: Protocol, trials: Candidates, store: Store, console: Console) -> None:
     """Prints what differences the test part can show with the planned seeds, before anything has run."""
-    _show_differences(
-        protocol,
-        {
-            f"if seeds scatter by {spread:g}": partial(expected_design, protocol, trials, store, spread)
-            for spread in SPREADS
-        },
-        "",
-        console,
-    )
+    designs = {spread: partial(expected_design, protocol, trials, store, spread) for spread in SPREADS}
+    by_words = {f"if seeds scatter by {spread:g}": design for spread, design in designs.items()}
+    _show_differences(protocol, by_words, "", console)
+    design = designs[SPREADS[0]](protocol.goal, protocol.arms[0])
+    if design is not None and design.counted < MIN_RARER:
+        problem = f"the test part has about {design.counted} patients of the rarer class, by the share in validation"
+        outcome = f"with fewer than {MIN_RARER}, {protocol.goal} cannot be told"
+        console.print(f"warning: {problem}; {outcome}", soft_wrap=True)
+    if design is not None and smallest_difference(design) > protocol.difference:
+        problem = f"a difference of {protocol.difference:g} will probably not be shown, even if seeds do not scatter"
+        console.print(f"warning: {problem}; see 'Before it runs' in docs/verdict.md", soft_wrap=True)
 
 
 def show_power_after_choice(

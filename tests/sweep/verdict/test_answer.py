@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmpkd.config import StageConfig, TrialConfig
-from mmpkd.types import Task, lay_out
+from mmpkd.config import StageConfig, TrialConfig, validate
+from mmpkd.types import ConfigError, Task, lay_out
 from sweep.verdict.answer import Patients, Verdict, judge, sentence
 from sweep.verdict.inference import SeedScores
 from sweep.verdict.phases import smoothed, smoothing_of
@@ -125,3 +125,17 @@ def test_label_smoothing_trains_the_same_parts_of_the_student(stages: list[Any],
     control = smoothed(TrialConfig.model_validate(content | {"stages": stages}), 0.2, lay_out([("m", "binary", "ab")]))
     assert control.stages == tuple(StageConfig.model_validate(stage) for stage in kept)
     assert not control.teachers and not control.objectives
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": "tabular"}, "'tabular' would be compared with itself"),
+        ({"arms": ("tabular", "text")}, "no finalists for text"),
+        ({"seeds": (5, 6, 7, 8, 9)}, "a seed of the choice is trained again"),
+    ],
+)
+def test_a_protocol_that_nobody_could_propose_is_none(changes: dict[str, Any], message: str) -> None:
+    """It may be edited by hand and have a new hash."""
+    with pytest.raises(ConfigError, match=message):
+        validate(Protocol, PROTOCOL.model_dump(mode="json") | changes, "protocol")
