@@ -139,6 +139,9 @@ def frozen(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, store
     new = "begin a new confirmation with new=true"
     if protocol.sweep_id != trials.sweep.plan.get("sweep", ""):
         raise UserError(f"{folder.protocol} belongs to another sweep of the name {protocol.sweep}; {new}")
+    if protocol.sweep != (name := trials.sweep.folder.name):  # its trainings and openings have the name of the other
+        problem = f"{folder.protocol} belongs to the sweep {protocol.sweep}, of which {name} is a copy or a new name"
+        raise UserError(f"{problem}; confirm {protocol.sweep}, give the sweep that name again, or {new}")
     if protocol.cohort != store.fingerprint:
         problem = f"{folder.protocol} was frozen for the prepared cohort {protocol.cohort}, which is now"
         raise UserError(f"{problem} {store.fingerprint}; put the data back, or {new}")

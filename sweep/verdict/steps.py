@@ -104,16 +104,19 @@ def _planned(file: str, overrides: Sequence[str] = ()) -> tuple[Space, Plan]:
     return space, planned
 
 
-def _require_trainable(phase: Phase, trials: Candidates) -> None:
+def _require_trainable(phase: Phase, trials: Candidates, overrides: Sequence[str] = ()) -> None:
     """Checks that all configurations of a phase can be trained on its cohort, before hours are spent.
 
+    Args:
+        overrides: keys of the command line that the sweep of the phase takes over.
+
     Raises:
-        ConfigError: it lacks a column that a teacher reads, for example.
+        ConfigError: it lacks a column that a teacher reads, for example, or a key has a wrong value.
     """
     with TemporaryDirectory() as folder:
         file = Path(folder) / f"{phase.name}.yaml"
         phases.write_space(phase, trials, Place("", str(file)))
-        _planned(str(file))
+        _planned(str(file), overrides)
 
 
 def _run_options(words: Sequence[str]) -> RunOptions:
@@ -162,6 +165,8 @@ def confirm(
     folder.require_kinds()
     protocol = frozen(trials, wanted, folder, store) or propose(trials, wanted, folder, store)
     is_frozen, is_plan = folder.protocol.exists(), options["plan"] == "true"
+    if not is_frozen:
+        _require_trainable(phases.choosing(protocol, trials)[0], trials, run_options.overrides)
     tested: SealedPart | Folds = own
     if count := protocol.folds or wanted.folds:
         tested = folds_of(count, options["cohort"], folder, own, run_options)
@@ -227,11 +232,11 @@ def _to_the_verdict(
     if status:
         return status
     results = finalists.results_of(records, arm_of, protocol.goal)
+    chosen = finalists.choose(results, len(protocol.choose_seeds))
     on_validation = own.of_choice(folder, protocol, (chosen_from, records), evaluation)
     luck = finalists.luck_of(results, on_validation, trials.records, protocol)
     patients = patients_of(own.store, own.val_rows)
     show_power_after_choice(protocol, on_validation, luck, patients, confirmation.console)
-    chosen = finalists.choose(results, len(protocol.choose_seeds))
     parts = tested.phases(phases.training(protocol, trials, chosen, tested.tasks), protocol.goals())
     trained: list[Trained] = []
     for phase in parts:

@@ -24,14 +24,13 @@ from mmpkd.types import CohortError, ConfigError, Mistake, Task, UserError
 from sweep.options import RunOptions
 from sweep.storage.layout import SweepFolder
 from sweep.storage.whole_files import read_sealed
-from sweep.students import read_student
 from sweep.transfer.preparing import prepare_shared
 from sweep.types import Record
 from sweep.verdict.answer import Patients, by_arm
 from sweep.verdict.folder import ConfirmationFolder, read_kept, write_sealed_at
 from sweep.verdict.inference import SeedScores, widened
 from sweep.verdict.opening.external import section_of
-from sweep.verdict.opening.scores import SealedPart, Trained, patients_of
+from sweep.verdict.opening.scores import SealedPart, Trained, is_stamped, patients_of, stamp_of, student_of
 from sweep.verdict.phases import Phase
 from sweep.verdict.power import usual_seeds
 from sweep.verdict.protocol import Protocol, Wanted
@@ -146,13 +145,13 @@ def _predicted(
     file = folder.scores(f"fold{fold}", record.number)
     consequence = "and the same command writes it anew"
     content = read_sealed(file, consequence)
-    if content.get("protocol") != protocol.hash:
-        outputs = part.predict(read_student(sweep, record.number).student)
+    if not is_stamped(content, protocol, record):
+        outputs = part.predict(student_of(sweep, record).student)
         values = {
             name: [[None if np.isnan(value) else float(value) for value in value_R] for value_R in value_NR]
             for name, value_NR in outputs.value_NR.items()
         }
-        content = {"protocol": protocol.hash, "logits": outputs.logits_NK.tolist(), "values": values}
+        content = stamp_of(protocol, record) | {"logits": outputs.logits_NK.tolist(), "values": values}
         write_sealed_at(file, content)
     try:
         arrays = {name: np.array(value_NR, np.float64) for name, value_NR in content["values"].items()}

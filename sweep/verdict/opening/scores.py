@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmpkd.cohort.store import Store
-from mmpkd.config import EvaluationConfig
-from mmpkd.export.student_file import source_of
+from mmpkd.config import EvaluationConfig, TrialConfig
+from mmpkd.export.student_file import Exported, source_of
 from mmpkd.scoring.patients import rarer_class
 from mmpkd.scoring.replicates import REPLICATES, PartScorer, Scored
 from mmpkd.scoring.validation import Labels
@@ -85,9 +85,12 @@ class SealedPart:
     def of_choice(
         self, folder: ConfirmationFolder, protocol: Protocol, trained: Trained, evaluation: EvaluationConfig
     ) -> dict[str, dict[str, SeedScores]]:
-        """Returns the scores of the finalists on validation patients, by the finalist, in the order of the seeds."""
+        """Returns the scores of the finalists on validation patients, by the finalist, in the order of the seeds. A
+        finalist that failed on a seed is left out.
+        """
         scorer = PartScorer(self.store, self.val_rows, evaluation, protocol.goals(), self.train_rows)
-        return scores_of(folder, protocol, *trained, CHOOSE, scorer)
+        scores, seeds = scores_of(folder, protocol, *trained, CHOOSE, scorer), len(protocol.choose_seeds)
+        return {label: of_label for label, of_label in scores.items() if of_label[protocol.goal].seeds == seeds}
 
 
 def evaluation_of(trials: Candidates, protocol: Protocol) -> EvaluationConfig:
@@ -126,26 +129,55 @@ def scores_of(
         part: names the part in the files that keep the scores.
 
     Raises:
-        UserError: a student is gone or damaged, or a file with scores is.
+        UserError: a student is gone, damaged or another one, or a file with scores is.
     """
     scores: dict[str, list[dict[str, Scored]]] = {}
     for record in sorted(records, key=lambda record: record.turn):
         if record.state != "complete":
             continue
         file = folder.scores(part, record.number)
-        if (of_student := _read(file, protocol)) is None:
-            of_student = scorer.score(read_student(trained, record.number).student)
+        if (of_student := _read(file, protocol, record)) is None:
+            of_student = scorer.score(student_of(trained, record).student)
             content = {name: [score.value, score.replicate_R.tolist()] for name, score in of_student.items()}
-            write_sealed_at(file, {"protocol": protocol.hash, "scores": content})
+            write_sealed_at(file, stamp_of(protocol, record) | {"scores": content})
         scores.setdefault(record.arm, []).append(of_student)
     return by_arm(scores)
 
 
-def _read(file: Place, protocol: Protocol) -> dict[str, Scored] | None:
-    """Returns the scores in a file, or None if it has none of this protocol."""
+def stamp_of(protocol: Protocol, record: Record) -> dict[str, str]:
+    """Returns what a file keeps beside scores or predictions: whose they are."""
+    return {"protocol": protocol.hash, "trial": _trained_by(record)}
+
+
+def is_stamped(content: Mapping[str, Any], protocol: Protocol, record: Record) -> bool:
+    """Whether a file belongs to a protocol and a trial. Files of earlier versions do not name the trial."""
+    stamp = stamp_of(protocol, record)
+    return {"trial": stamp["trial"], **content}.items() >= stamp.items()
+
+
+def student_of(trained: SweepFolder, record: Record) -> Exported:
+    """Returns the student of a trial.
+
+    Raises:
+        UserError: it is gone or damaged, or another training has left it.
+    """
+    exported = read_student(trained, record.number)
+    if exported.card.trial != (wanted := _trained_by(record)):
+        where = trained.shared_checkpoints.child(str(record.number))
+        problem = f"holds the student of another training ({exported.card.trial}, wanted {wanted})"
+        raise UserError(f"{where}: {problem}; put back that of trial {record.number}")
+    return exported
+
+
+def _trained_by(record: Record) -> str:
+    return TrialConfig.model_validate_json(record.config).fingerprint()
+
+
+def _read(file: Place, protocol: Protocol, record: Record) -> dict[str, Scored] | None:
+    """Returns the scores in a file, or None if it has none of this protocol and trial."""
     consequence = "and the same command writes it anew"
     content = read_sealed(file, consequence)
-    if content.get("protocol") != protocol.hash:
+    if not is_stamped(content, protocol, record):
         return None
     try:
         scores = {

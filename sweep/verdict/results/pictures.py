@@ -12,8 +12,8 @@ from mmpkd.cohort.store import Store
 from mmpkd.scoring.pictures import student_maps
 from sweep.reports.page.pictures import CREDENTIALED, NUM_IMAGES, note, picture, picture_table, side_of
 from sweep.storage.layout import SweepFolder
-from sweep.students import read_student
 from sweep.types import Record
+from sweep.verdict.opening.scores import student_of
 
 LEGEND: Final = (
     "Each column is the student of one arm on the first seed. Bright: where it looks. Outlined: the region. The images "
@@ -38,7 +38,7 @@ def pictures(store: Store, trained: SweepFolder, records: Sequence[Record], rows
     side = side_of(len(firsts))
     columns = [("image", [picture(store, int(row), None, side) for row in drawn])]
     for record in firsts:
-        maps = student_maps(read_student(trained, record.number), store, drawn)
+        maps = student_maps(student_of(trained, record), store, drawn)
         cells = [picture(store, int(row), map_hw, side) for row, map_hw in zip(drawn, maps, strict=True)]
         columns.append((record.arm, cells))
     return note(LEGEND) + picture_table(columns, side)

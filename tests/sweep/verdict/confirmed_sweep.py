@@ -77,13 +77,13 @@ def fake_trainings() -> Iterator[None]:
         yield
 
 
-def confirmed(tmp_path: Path, *words: str) -> str:
+def confirmed(tmp_path: Path, *words: str, sweep: str = "fake") -> str:
     """Runs `sweep.confirm`, and returns what it prints."""
     console = Console(file=io.StringIO(), width=500, markup=False, emoji=False, highlight=False)
     places = (f"storage={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}")
     with fake_trainings(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(confirm, "plain_console", lambda **options: console)
         patch.setattr(confirm, "exit_process", lambda status: None)
-        confirm.main(["fake", "finalists=2", *places, *words])
+        confirm.main([sweep, "finalists=2", *places, *words])
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text

@@ -9,6 +9,7 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from sweep.storage.events import Spool, VerdictWritten
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import alone_in, hold_driver_lock
 from sweep.transfer.addresses import Place
+from sweep.types import Record
+from sweep.verdict import steps
 from sweep.verdict.finalists import NoVerdictError
 from sweep.verdict.folder import ConfirmationFolder, lock_of
 from sweep.verdict.opening.ledger import Ledger
@@ -251,6 +254,7 @@ def test_a_protocol_that_was_edited_by_hand_is_refused(again: Path, old: str, ne
         (["seeds=3"], "wants a whole number from 5 to 1000, got '3'"),
         (["difference=big"], "wants a number between 0 and 1, such as 0.05, got 'big'"),
         (["name=fake-confirm-train"], "fake-confirm-train is a part of the confirmation of fake; name that sweep"),
+        (["search.deadline=yesterday"], "search.deadline: input should be a valid datetime"),
         (["seed=7"], r"seed: unknown word \(did you mean 'seeds'\?\)"),
     ],
 )
@@ -274,6 +278,22 @@ def test_a_student_that_is_gone_is_named(again: Path) -> None:
     shutil.rmtree(again / "runs" / "fake" / "confirm" / "scores")
     with pytest.raises(UserError, match="checkpoints/2: the student of trial 2 is gone; put a copy of it back"):
         confirmed(again)
+
+
+def test_the_student_of_another_training_is_not_scored(again: Path) -> None:
+    checkpoints = again / "runs" / "fake-confirm-train" / "checkpoints"
+    shutil.rmtree(checkpoints / "2")
+    shutil.copytree(checkpoints / "0", checkpoints / "2")
+    (folder_of(again) / "scores" / "test-2.json").unlink()
+    with pytest.raises(UserError, match=r"checkpoints/2: holds the student of another training .* put back that of"):
+        confirmed(again)
+
+
+def test_a_copy_of_a_sweep_does_not_open_the_part_unseen(again: Path) -> None:
+    runs = again / "runs"
+    (runs / "fake").rename(runs / "copied")
+    with pytest.raises(UserError, match="belongs to the sweep fake, of which copied is a copy or a new name"):
+        confirmed(again, sweep="copied")
 
 
 def test_trainings_of_another_confirmation_are_not_taken_over(again: Path) -> None:
@@ -362,6 +382,29 @@ def test_new_continues_the_confirmation_that_it_began(again: Path, monkeypatch: 
     assert f"had protocol {second[:12]}" in printed and "continues" not in printed, "it is another confirmation"
 
 
+def test_finalists_that_failed_on_a_seed_are_left_out(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one of two finalists left, the luck of the search is unknown; with none, there is no verdict."""
+    records_of, failing = steps._records, ["none-"]
+
+    def with_failures(folder: SweepFolder) -> list[Record]:
+        records = records_of(folder)
+        of_choice = "choose" in folder.name
+        return [
+            replace(record, state="failed") if of_choice and record.arm.startswith(failing[0]) else record
+            for record in records
+        ]
+
+    monkeypatch.setattr(steps, "_records", with_failures)
+    with pytest.raises(NoVerdictError, match="every finalist of arm none has failed"):
+        confirmed(again)
+    before = verdict(again)
+    (rival,) = {*before["protocol"]["finalists"]["none"]} - {before["chosen"]["none"]}
+    failing[0] = f"none-{rival}"
+    printed = confirmed(again)
+    assert "single finalist of several trials" in printed
+    assert "val/auroc by tabular: not known" in printed.partition("after the choice")[2]
+
+
 def test_new_leaves_a_confirmation_that_cannot_end(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(NoVerdictError, match=r"none 4 of 5, .*\n.*new=true"):
         patch.setattr("sweep.verdict.finalists.Counter", lambda arms: dict.fromkeys(arms, 4))
@@ -427,11 +470,12 @@ def test_a_finalist_that_cannot_be_trained_again_is_named(again: Path) -> None:
         confirmed(again)
 
 
-def test_scores_of_another_protocol_are_not_used(again: Path) -> None:
+@pytest.mark.parametrize("key", ["protocol", "trial"])
+def test_scores_of_another_protocol_or_student_are_not_used(again: Path, key: str) -> None:
     before = verdict(again)
     file = folder_of(again) / "scores" / "test-0.json"
     content = json.loads(file.read_text())
-    content["scores"]["val/auroc"][0], content["protocol"] = 0.123, "another"
+    content["scores"]["val/auroc"][0], content[key] = 0.123, "another"
     del content["crc"]
     file.write_text(json.dumps(content))
     confirmed(again)
