@@ -30,7 +30,7 @@ from sweep.verdict.answer import Patients, by_arm
 from sweep.verdict.folder import ConfirmationFolder, read_kept, write_sealed_at
 from sweep.verdict.inference import SeedScores, widened
 from sweep.verdict.opening.external import section_of
-from sweep.verdict.opening.scores import SealedPart, Trained, is_stamped, patients_of, stamp_of, student_of
+from sweep.verdict.opening.scores import ANEW, SealedPart, Trained, is_stamped, patients_of, stamp_of, student_of
 from sweep.verdict.phases import Phase
 from sweep.verdict.power import usual_seeds
 from sweep.verdict.protocol import Protocol, Wanted
@@ -143,8 +143,7 @@ def _predicted(
 ) -> Predicted:
     """Returns what a student predicts for its fold. It is kept in a file, so that no student predicts twice."""
     file = folder.scores(f"fold{fold}", record.number)
-    consequence = "and the same command writes it anew"
-    content = read_sealed(file, consequence)
+    content = read_sealed(file, ANEW)
     if not is_stamped(content, protocol, record):
         outputs = part.predict(student_of(sweep, record).student)
         values = {
@@ -157,7 +156,7 @@ def _predicted(
         arrays = {name: np.array(value_NR, np.float64) for name, value_NR in content["values"].items()}
         return Predicted(np.array(content["logits"], np.float64), arrays)
     except (AttributeError, LookupError, TypeError, ValueError):
-        raise UserError(f"{file}: does not hold the predictions of a student; delete it, {consequence}") from None
+        raise UserError(f"{file}: does not hold the predictions of a student; delete it, {ANEW}") from None
 
 
 def folds_of(count: int, file: str, folder: ConfirmationFolder, own: SealedPart, options: RunOptions) -> Folds:

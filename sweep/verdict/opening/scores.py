@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,9 @@ from sweep.verdict.opening.ledger import TEST_PART
 from sweep.verdict.phases import CHOOSE, Phase
 from sweep.verdict.protocol import Protocol
 
-Trained: TypeAlias = tuple[
-    SweepFolder, Sequence[Record]
-]  # a sweep with its trials, of each of which there is a student
+# A sweep with its trials, of each of which there is a student.
+Trained: TypeAlias = tuple[SweepFolder, Sequence[Record]]
+ANEW: Final = "and the same command writes it anew"  # what follows if a file with scores is damaged
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,7 @@ def _trained_by(record: Record) -> str:
 
 def _read(file: Place, protocol: Protocol, record: Record) -> dict[str, Scored] | None:
     """Returns the scores in a file, or None if it has none of this protocol and trial."""
-    consequence = "and the same command writes it anew"
-    content = read_sealed(file, consequence)
+    content = read_sealed(file, ANEW)
     if not is_stamped(content, protocol, record):
         return None
     try:
@@ -187,4 +186,4 @@ def _read(file: Place, protocol: Protocol, record: Record) -> dict[str, Scored] 
             raise ValueError("another number of replicates")
         return scores
     except (AttributeError, LookupError, TypeError, ValueError):
-        raise UserError(f"{file}: does not hold the scores of a student; delete it, {consequence}") from None
+        raise UserError(f"{file}: does not hold the scores of a student; delete it, {ANEW}") from None

@@ -80,7 +80,7 @@ def show_power(protocol: Protocol, trials: Candidates, store: Store, console: Co
     _show_differences(protocol, by_words, "", console)
     design = designs[SPREADS[0]](protocol.goal, protocol.arms[0])
     if design is not None and design.counted < MIN_RARER:
-        problem = f"the test part has about {design.counted} patients of the rarer class, by the share in validation"
+        problem = f"{protocol.part} has about {design.counted} patients of the rarer class, by the share in validation"
         outcome = f"with fewer than {MIN_RARER}, {protocol.goal} cannot be told"
         console.print(f"warning: {problem}; {outcome}", soft_wrap=True)
     if design is not None and smallest_difference(design) > protocol.difference:

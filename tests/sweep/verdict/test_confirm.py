@@ -30,7 +30,7 @@ from sweep.verdict.folder import ConfirmationFolder, lock_of
 from sweep.verdict.opening.ledger import Ledger
 from sweep.verdict.steps import Confirmation
 from tests.sweep import fake
-from tests.sweep.verdict.confirmed_sweep import confirmed, make_sweep
+from tests.sweep.verdict.confirmed_sweep import confirmed
 
 KILLS = 20
 
@@ -45,14 +45,6 @@ def killed(*args: Any) -> None:
 
 def no_verdict(*args: Any) -> None:
     raise NoVerdictError("too many trainings have failed")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep that nobody has confirmed."""
-    tmp_path = tmp_path_factory.mktemp("searched")
-    make_sweep(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")

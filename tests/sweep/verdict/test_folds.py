@@ -18,17 +18,10 @@ from mmpkd.scoring.replicates import PartScorer
 from mmpkd.types import ConfigError, UserError
 from sweep.transfer.addresses import Place
 from tests.sweep import fake
-from tests.sweep.verdict.confirmed_sweep import confirmed, make_sweep
+from tests.sweep.verdict.confirmed_sweep import confirmed
 
 FOLDS = 3
 SIZE = {"side": 32, "train": 21, "val": 12, "test": 12}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tmp_path = tmp_path_factory.mktemp("searched")
-    make_sweep(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
