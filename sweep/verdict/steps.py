@@ -30,10 +30,10 @@ from sweep.verdict import finalists, phases
 from sweep.verdict.answer import judge
 from sweep.verdict.finalists import NoVerdictError
 from sweep.verdict.folder import ConfirmationFolder, newest
-from sweep.verdict.opening.external import ExternalCohort, external_of, keep
+from sweep.verdict.opening.external import ExternalCohort, external_of, keep, refuse_another
 from sweep.verdict.opening.folds import Folds, folds_of, keep_folds
 from sweep.verdict.opening.ledger import Ledger
-from sweep.verdict.opening.scores import SealedPart, Trained, evaluation_of, patients_of, scores_of
+from sweep.verdict.opening.scores import SealedPart, Trained, evaluation_of, patients_of, result_of, scores_of
 from sweep.verdict.phases import Phase
 from sweep.verdict.proposal import frozen, propose
 from sweep.verdict.protocol import Protocol, Wanted, freeze, frozen_at
@@ -179,10 +179,10 @@ def confirm(
         raise ConfigError.at("external", "is scored by students of a whole cohort, not by those of folds; leave it out")
     if external and not is_frozen:
         protocol = protocol.model_copy(update={"external": external.store.fingerprint})
-    ledgers = [ledger := Ledger.of(cache, tested.source, run_options.all_sweeps, tested.part)]
-    if external:
-        part = f"the external cohort {external.name}"
-        ledgers.append(Ledger.of(cache, external.source, run_options.all_sweeps, part))
+    opened, storage = tested.stores[0] if isinstance(tested, Folds) else store, run_options.all_sweeps
+    ledgers = [ledger := Ledger.of(cache, tested.source, storage, tested.part, opened)]
+    ledgers += [external.ledger(cache, storage)] if external else []
+    refuse_another(ledgers, protocol.hash)
     warn([line for each in ledgers for line in each.warnings()], console)
     if not is_plan:
         for each in ledgers:
@@ -248,25 +248,24 @@ def _to_the_verdict(
 
     ledger.open(folder, protocol.hash, command, again)
     scores = tested.scores(folder, protocol, trained, evaluation)
+    changes = ledger.note_result(folder, protocol.hash, result_of(scores, protocol))
     verdict = judge(protocol, scores, tested.patients(), luck)
-    records = [record for _, of_part in trained for record in of_part]
+    records, notes = [record for _, each in trained for record in each], [*changes, *tested.notes]
     versions = {**library_versions(), "commit": code_commit()}
-    circumstances = Circumstances(
-        frozen_at(folder), results, chosen, records, ledger.read(), command, versions, notes=tested.notes
-    )
+    circumstances = Circumstances(frozen_at(folder), results, chosen, records, ledger.read(), command, versions, notes)
     if external:
         ledgers[1].open(folder, protocol.hash, command, again)
         scorer = external.scorer(own.store, own.train_rows, evaluation, protocol.goals())
         scores = scores_of(folder, protocol, *trained[0], external.part, scorer)
+        changes = ledgers[1].note_result(folder, protocol.hash, result_of(scores, protocol))
         elsewhere = judge(protocol, scores, patients_of(external.store, external.rows, external.labels), luck)
-        notes = external.notes(protocol.localisation, own.store)
+        notes = [*changes, *external.notes(protocol.localisation, own.store)]
         outside = External(external.name, bool(protocol.external), elsewhere, notes, ledgers[1].read())
         circumstances = replace(circumstances, external=outside)
-    drawn_of, rows = tested.shown
-    drawn = pictures(drawn_of, *trained[0], rows)
+    drawn = pictures(*tested.shown, *trained[0])
     folder.verdict_page.write_bytes(page_of(protocol, verdict, circumstances, trials, drawn))
     folder.verdict.write_bytes(dumped(content_of(protocol, verdict, circumstances)))
-    show_verdict(protocol, verdict, circumstances.external, folder, confirmation.console)
+    show_verdict(protocol, verdict, circumstances, folder, confirmation.console)
     event, options = event_of(protocol, verdict, circumstances, folder), confirmation.options(parts[0].name)
     track(event, options, confirmation.console)
     return 0

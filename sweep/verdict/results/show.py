@@ -14,11 +14,11 @@ from sweep.picking.candidates import Candidates
 from sweep.verdict.answer import Patients, Verdict, needed, sentence
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.inference import SearchLuck, SeedScores
-from sweep.verdict.opening.ledger import SHOWN_DIGITS, Opening
+from sweep.verdict.opening.openings import SHOWN_DIGITS, Opening
 from sweep.verdict.power import MIN_RARER, USUAL_POWER, Design, smallest_difference
 from sweep.verdict.proposal import design_after_choice, expected_design
 from sweep.verdict.protocol import Protocol
-from sweep.verdict.results.record import External
+from sweep.verdict.results.record import Circumstances
 
 SPREADS: Final = (0.0, 0.02, 0.05)  # standard deviations over seeds for which the power is shown before any has run
 
@@ -137,7 +137,7 @@ def _device_seconds(trials: Candidates, arm: str) -> float:
 
 
 def show_verdict(
-    protocol: Protocol, verdict: Verdict, external: External | None, folder: ConfirmationFolder, console: Console
+    protocol: Protocol, verdict: Verdict, circumstances: Circumstances, folder: ConfirmationFolder, console: Console
 ) -> None:
     """Prints the answers on the test part and on the external cohort, if any, and where the verdict lies."""
     tested = f"{verdict.patients.all} test patients"
@@ -145,7 +145,9 @@ def show_verdict(
         tested = f"{verdict.patients.all} patients, each tested by students that were trained without the patient,"
     console.print(f"\nverdict on {tested} that neither search nor choice has seen", soft_wrap=True)
     _show_answers(protocol, verdict, console)
-    if external is not None:
+    for note in circumstances.notes:
+        console.print(f"  {note}", soft_wrap=True)
+    if (external := circumstances.external) is not None:
         console.print("\n".join(external.lines()), soft_wrap=True)
         _show_answers(protocol, external.verdict, console)
     console.print(f"files in {folder}: {folder.verdict_page.name}, {folder.verdict.name}, {folder.protocol.name}")
