@@ -16,10 +16,11 @@ from typing import Any, Final, TypeAlias
 from pydantic.json_schema import models_json_schema
 
 from mmpkd.cohort import READERS
-from mmpkd.config import CohortConfig, EvaluationConfig, ObjectiveConfig, Strict, TeacherConfig, TrialConfig
+from mmpkd.config import CohortConfig, EvaluationConfig, ObjectiveConfig, TeacherConfig, TrialConfig
 from mmpkd.objectives import OBJECTIVES
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.teachers import TEACHERS
+from mmpkd.types import Strict
 from sweep.selection import Selection
 from sweep.space import grammar
 from sweep.space.grammar import RANGES, WORDS
