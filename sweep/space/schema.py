@@ -208,9 +208,8 @@ class _SchemaBuilder:
 
 def _alternatives(field: Json) -> list[Json]:
     """Returns a list of schemas. A value is valid for the field if it matches one of them."""
-    if "anyOf" in field:
-        return [alternative for inner in field["anyOf"] for alternative in _alternatives(inner)]
-    return [field]
+    inner = field.get("anyOf") or field.get("oneOf")  # pydantic writes oneOf where a key says which model it is
+    return [alternative for each in inner for alternative in _alternatives(each)] if inner else [field]
 
 
 def _mapping(properties: Json, others: Json | bool, **keywords: Any) -> Json:
