@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from mmpkd.config import TrialConfig
-from mmpkd.probe import Cost, StandIn
 from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
+from mmpkd.training.probe import Cost, StandIn
 from sweep.pareto import NUM_BEST
 from sweep.plan.dealing import deal_trials, luck_warnings
 from sweep.plan.expectations import auroc_error, expected_behind, expected_epochs, expected_front, validation_folds

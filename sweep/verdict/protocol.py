@@ -16,9 +16,9 @@ from typing import Annotated, Any, Final
 import yaml
 from pydantic import Field, model_validator
 
-from mmpkd.config import Positive, Strict, validate
+from mmpkd.config import validate
 from mmpkd.machine.checksums import DamagedError
-from mmpkd.types import ConfigError, UserError
+from mmpkd.types import ConfigError, Positive, Strict, UserError
 from sweep.verdict.folder import ConfirmationFolder, read_mapping
 from sweep.verdict.power import MIN_SEEDS
 

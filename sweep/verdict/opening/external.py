@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import CohortConfig, EvaluationConfig, Strict, validate
+from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export.student_file import source_of
 from mmpkd.machine.files import overridden, read_yaml
 from mmpkd.prediction.other_cohort import Home, prepared, refuse_seen
@@ -23,7 +23,7 @@ from mmpkd.scoring.replicates import PartScorer
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.scoring.subgroups import aligned
 from mmpkd.scoring.validation import Labels
-from mmpkd.types import ConfigError, Mistake
+from mmpkd.types import ConfigError, Mistake, Strict
 from sweep.options import RunOptions
 from sweep.transfer.preparing import prepare_shared
 from sweep.verdict.folder import ConfirmationFolder, read_kept

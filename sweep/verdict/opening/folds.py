@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import CohortConfig, EvaluationConfig, Strict, validate
+from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export.student_file import source_of
 from mmpkd.prediction.other_cohort import Home, refuse_seen
 from mmpkd.scoring.replicates import FoldScorer, PartScorer, Predicted, Scored
-from mmpkd.types import CohortError, ConfigError, Mistake, Task, UserError
+from mmpkd.types import CohortError, ConfigError, Mistake, Strict, Task, UserError
 from sweep.options import RunOptions
 from sweep.storage.layout import SweepFolder
 from sweep.storage.whole_files import read_sealed
