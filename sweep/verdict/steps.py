@@ -20,10 +20,10 @@ from sweep.verdict import finalists
 from sweep.verdict.answer import judge
 from sweep.verdict.finalists import NoVerdictError
 from sweep.verdict.folder import ConfirmationFolder, newest
-from sweep.verdict.opening.external import ExternalCohort, external_of, keep
+from sweep.verdict.opening.external import ExternalCohort, external_of, keep, refuse_another
 from sweep.verdict.opening.folds import Folds, folds_of, keep_folds
 from sweep.verdict.opening.ledger import Ledger
-from sweep.verdict.opening.scores import SealedPart, Trained, evaluation_of, patients_of, scores_of
+from sweep.verdict.opening.scores import SealedPart, Trained, evaluation_of, patients_of, result_of, scores_of
 from sweep.verdict.proposal import frozen, propose
 from sweep.verdict.protocol import Protocol, Wanted, freeze, frozen_at
 from sweep.verdict.results.page import page_of
@@ -98,10 +98,10 @@ def confirm(
         raise ConfigError.at("external", "is scored by students of a whole cohort, not by those of folds; leave it out")
     if external and not is_frozen:
         protocol = protocol.model_copy(update={"external": external.store.fingerprint})
-    ledgers = [ledger := Ledger.of(cache, tested.source, of_sweep.all_sweeps, tested.part)]
-    if external:
-        part = f"the external cohort {external.name}"
-        ledgers.append(Ledger.of(cache, external.source, of_sweep.all_sweeps, part))
+    opened, storage = tested.stores[0] if isinstance(tested, Folds) else store, of_sweep.all_sweeps
+    ledgers = [ledger := Ledger.of(cache, tested.source, storage, tested.part, opened)]
+    ledgers += [external.ledger(cache, storage)] if external else []
+    refuse_another(ledgers, protocol.hash)
     warn([line for each in ledgers for line in each.warnings()], console)
     if not is_plan:
         for each in ledgers:
@@ -195,22 +195,23 @@ def _to_the_verdict(
 
     ledger.open(folder, protocol.hash, command, again)
     scores = tested.scores(folder, protocol, trained, evaluation)
+    changes = ledger.note_result(folder, protocol.hash, result_of(scores, protocol))
     verdict = judge(protocol, scores, tested.patients(), luck)
-    records = [record for _, of_part in trained for record in of_part]
+    records, notes = [record for _, each in trained for record in each], [*changes, *tested.notes]
     versions = {**library_versions(), "commit": code_commit()}
-    notes = [*tested.notes, *(left_out(protocol, parts) if protocol.space else ())]
+    notes += left_out(protocol, parts) if protocol.space else []
     frozen_time = frozen_at(folder)
     circumstances = Circumstances(frozen_time, choices, records, ledger.read(), command, versions, notes=notes)
     if external:
         ledgers[1].open(folder, protocol.hash, command, again)
         scorer = external.scorer(own.store, own.train_rows, evaluation, protocol.goals())
         scores = scores_of(folder, protocol, *trained[0], external.part, scorer)
+        changes = ledgers[1].note_result(folder, protocol.hash, result_of(scores, protocol))
         elsewhere = judge(protocol, scores, patients_of(external.store, external.rows, external.labels), luck)
-        of_external = external.notes(protocol.localisation, own.store)
+        of_external = [*changes, *external.notes(protocol.localisation, own.store)]
         outside = External(external.name, bool(protocol.external), elsewhere, of_external, ledgers[1].read())
         circumstances = replace(circumstances, external=outside)
-    drawn_of, rows = tested.shown
-    drawn = pictures(drawn_of, *trained[0], rows)
+    drawn = pictures(*tested.shown, *trained[0])
     folder.verdict_page.write_bytes(page_of(protocol, verdict, circumstances, drawn))
     folder.verdict.write_bytes(dumped(content_of(protocol, verdict, circumstances)))
     show_verdict(protocol, verdict, circumstances, folder, console)

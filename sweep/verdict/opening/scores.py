@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig, TrialConfig
 from mmpkd.export.student_file import Exported, source_of
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.scoring.patients import rarer_class
 from mmpkd.scoring.replicates import REPLICATES, PartScorer, Scored
 from mmpkd.scoring.validation import Labels
@@ -31,6 +32,7 @@ from sweep.verdict.training.phases import Phase
 
 # A sweep with its trials, of each of which there is a student.
 Trained: TypeAlias = tuple[SweepFolder, Sequence[Record]]
+DIGITS: Final = 4  # of scores that are compared
 ANEW: Final = "and the same command writes it anew"  # what follows if a file with scores is damaged
 
 
@@ -147,6 +149,18 @@ def scores_of(
             write_sealed_at(file, stamp_of(protocol, record) | {"scores": content})
         scores.setdefault(record.arm, []).append(of_student)
     return by_arm(scores)
+
+
+def result_of(scores: Mapping[str, Mapping[str, SeedScores]], protocol: Protocol) -> str:
+    """Returns a hash of the primary scores of all students, rounded to four digits. Students that are trained again
+    have other scores; the same students that are scored with other rounding errors have the same.
+    """
+    goals = protocol.goals()
+    values = {
+        arm: {goal: of_arm[goal].value_K.round(DIGITS).tolist() for goal in goals if goal in of_arm}
+        for arm, of_arm in scores.items()
+    }
+    return fingerprint(values)
 
 
 def stamp_of(protocol: Protocol, record: Record) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from mmpkd.scoring.replicates import REPLICATES
 from sweep.verdict.answer import Verdict
 from sweep.verdict.inference import overlap
-from sweep.verdict.opening.ledger import SHOWN_DIGITS
+from sweep.verdict.opening.openings import SHOWN_DIGITS
 from sweep.verdict.protocol import Protocol
 from sweep.verdict.results.record import Circumstances
 from sweep.verdict.training.phases import SHUFFLED, SMOOTHED

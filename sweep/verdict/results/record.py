@@ -10,7 +10,7 @@ from typing import Any
 
 from sweep.types import Record
 from sweep.verdict.answer import Verdict, needed, sentence
-from sweep.verdict.opening.ledger import Opening, as_json
+from sweep.verdict.opening.openings import Opening, as_json
 from sweep.verdict.protocol import Protocol
 from sweep.verdict.training.choice import Choice
 
@@ -57,8 +57,8 @@ class Circumstances:
         openings: the ledger of the cohort.
         command: the command line.
         versions: versions of Python and of the main libraries, and the commit of the code.
+        notes: what a reader must know of the tested patients or of their openings, as sentences.
         external: the verdict on an external cohort, if there is one.
-        notes: what a reader must know of the tested patients, as sentences.
     """
 
     frozen: str
@@ -67,8 +67,8 @@ class Circumstances:
     openings: Sequence[Opening]
     command: str
     versions: Mapping[str, str]
-    external: External | None = None
     notes: Sequence[str] = ()
+    external: External | None = None
 
 
 def content_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sweep.picking.candidates import Candidates
 from sweep.verdict.answer import Patients, Verdict, needed, sentence
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.inference import SearchLuck, SeedScores
-from sweep.verdict.opening.ledger import SHOWN_DIGITS, Opening
+from sweep.verdict.opening.openings import SHOWN_DIGITS, Opening
 from sweep.verdict.power import MIN_RARER, USUAL_POWER, Design, smallest_difference
 from sweep.verdict.proposal import design_after_choice, expected_design
 from sweep.verdict.protocol import Protocol

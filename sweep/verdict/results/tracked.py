@@ -15,7 +15,7 @@ from sweep.tracking.mlflow import Tracker
 from sweep.transfer.mirror import Mirror
 from sweep.verdict.answer import Verdict, interval, sentence
 from sweep.verdict.folder import ConfirmationFolder
-from sweep.verdict.opening.ledger import SHOWN_DIGITS
+from sweep.verdict.opening.openings import SHOWN_DIGITS
 from sweep.verdict.protocol import Protocol
 from sweep.verdict.results.record import Circumstances
 

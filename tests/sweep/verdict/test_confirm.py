@@ -15,11 +15,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from mmpkd.cohort.store import Store
+from mmpkd.config import TrialConfig
 from mmpkd.types import ConfigError, UserError
+from sweep.search.studies import records_of
 from sweep.storage.events import Spool, VerdictWritten
+from sweep.storage.journal import load_studies
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import alone_in, hold_driver_lock
 from sweep.transfer.addresses import Place
@@ -30,7 +34,8 @@ from sweep.verdict.opening.ledger import Ledger
 from sweep.verdict.training import sweeps
 from sweep.verdict.training.sweeps import Sweeps
 from tests.sweep import fake
-from tests.sweep.verdict.confirmed_sweep import confirmed
+from tests.sweep.picked_sweep import write_student
+from tests.sweep.verdict.confirmed_sweep import TASKS, confirmed
 
 KILLS = 20
 
@@ -281,6 +286,24 @@ def test_the_student_of_another_training_is_not_scored(again: Path) -> None:
         confirmed(again)
 
 
+def test_students_that_were_trained_again_leave_a_trace(again: Path) -> None:
+    """The scores of the first ones are gone as well."""
+    before, train = verdict(again), SweepFolder(again / "runs" / "fake-confirm-train")
+    for record in records_of(load_studies(train.journal), 0):
+        attempt, config = train.checkpoints_of(record.number) / "attempt-1", record.config
+        with torch.random.fork_rng():
+            torch.manual_seed(record.number)
+            write_student(attempt, TrialConfig.model_validate_json(config), 32, TASKS)
+    shutil.rmtree(folder_of(again) / "scores")
+    printed, after = confirmed(again), verdict(again)
+    (opening,) = before["ledger"]
+    line = f"has given another result before, at {opening['time']} (result {opening['result'][:12]})"
+    assert line in printed and line in after["notes"][0] and line in (folder_of(again) / "verdict.html").read_text()
+    first, second = after["ledger"]
+    assert first == opening and second["result"] != first["result"]
+    assert second["protocol"] == first["protocol"]
+
+
 def test_a_copy_of_a_sweep_does_not_open_the_part_unseen(again: Path) -> None:
     runs = again / "runs"
     (runs / "fake").rename(runs / "copied")
@@ -515,6 +538,10 @@ def test_an_external_cohort_may_be_added_and_is_kept(again: Path) -> None:
     assert verdict(again)["external"] == other
     with pytest.raises(ConfigError, match=r"this confirmation has the external cohort \w+, got \w+;.*new=true"):
         confirmed(again, write_external(again, seed=6))
+    (folder_of(again) / "external.yaml").unlink()
+    for words, problem in (([write_external(again, seed=6)], "another one is named"), ([], "none is named")):
+        with pytest.raises(ConfigError, match=rf"has opened the external cohort \w+ at .*, and now {problem}; give"):
+            confirmed(again, *words)
 
 
 def test_an_external_cohort_stands_in_the_protocol(base: Path, tmp_path: Path) -> None:
