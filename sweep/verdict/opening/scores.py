@@ -27,8 +27,8 @@ from sweep.verdict.answer import Patients, by_arm
 from sweep.verdict.folder import ConfirmationFolder, write_sealed_at
 from sweep.verdict.inference import SeedScores
 from sweep.verdict.opening.ledger import TEST_PART
-from sweep.verdict.phases import CHOOSE, Phase
 from sweep.verdict.protocol import Protocol
+from sweep.verdict.training.phases import Phase
 
 # A sweep with its trials, of each of which there is a student.
 Trained: TypeAlias = tuple[SweepFolder, Sequence[Record]]
@@ -85,19 +85,24 @@ class SealedPart:
         return scores_of(folder, protocol, *trained[0], "test", scorer)
 
     def of_choice(
-        self, folder: ConfirmationFolder, protocol: Protocol, trained: Trained, evaluation: EvaluationConfig
+        self,
+        folder: ConfirmationFolder,
+        protocol: Protocol,
+        trained: Trained,
+        evaluation: EvaluationConfig,
+        phase: str,
     ) -> dict[str, dict[str, SeedScores]]:
         """Returns the scores of the finalists on validation patients, by the finalist, in the order of the seeds. A
         finalist that failed on a seed is left out.
         """
         scorer = PartScorer(self.store, self.val_rows, evaluation, protocol.goals(), self.train_rows)
-        scores, seeds = scores_of(folder, protocol, *trained, CHOOSE, scorer), len(protocol.choose_seeds)
+        scores, seeds = scores_of(folder, protocol, *trained, phase, scorer), len(protocol.choose_seeds)
         return {label: of_label for label, of_label in scores.items() if of_label[protocol.goal].seeds == seeds}
 
 
-def evaluation_of(trials: Candidates, protocol: Protocol) -> EvaluationConfig:
+def evaluation_of(trials: Candidates) -> EvaluationConfig:
     """Returns how the students are scored, which is the same for all trials of a sweep."""
-    return trials.config_of(trials.trial(protocol.finalists[protocol.reference][0])).evaluation
+    return trials.config_of(trials.records[0]).evaluation
 
 
 def patients_of(store: Store, rows: NDArray[np.int64], labels: Labels | None = None) -> Patients:

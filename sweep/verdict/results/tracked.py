@@ -73,7 +73,7 @@ def event_of(
     reasons = [f"- {answer.key.goal} of {answer.key.treated}: {line}" for answer in answers for line in answer.reasons]
     paragraphs = [
         "\n".join(f"- {sentence(answer, verdict, protocol)}" for answer in answers),
-        "\n".join(reasons),
+        "\n".join([*reasons, *(f"- {note}" for note in circumstances.notes)]),
         "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]),
         "\n".join([f"- protocol {protocol.hash}, frozen at {circumstances.frozen}", *openings]),
     ]

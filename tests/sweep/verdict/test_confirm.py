@@ -28,11 +28,11 @@ from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import alone_in, hold_driver_lock
 from sweep.transfer.addresses import Place
 from sweep.types import Record
-from sweep.verdict import steps
 from sweep.verdict.finalists import NoVerdictError
 from sweep.verdict.folder import ConfirmationFolder, lock_of
 from sweep.verdict.opening.ledger import Ledger
-from sweep.verdict.steps import Confirmation
+from sweep.verdict.training import sweeps
+from sweep.verdict.training.sweeps import Sweeps
 from tests.sweep import fake
 from tests.sweep.picked_sweep import write_student
 from tests.sweep.verdict.confirmed_sweep import TASKS, confirmed
@@ -387,7 +387,7 @@ def test_openings_at_once_lose_no_line(tmp_path: Path) -> None:
 def test_new_continues_the_confirmation_that_it_began(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("new=true", "difference=0.1", "again=true")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Confirmation, "train", killed)
+        patch.setattr(Sweeps, "train", killed)
         confirmed(again, *words)
     second = yaml.safe_load((folder_of(again, "confirm2") / "protocol.yaml").read_text())["hash"]
     printed = confirmed(again, *words, "plan=true")
@@ -399,7 +399,7 @@ def test_new_continues_the_confirmation_that_it_began(again: Path, monkeypatch: 
 
 def test_finalists_that_failed_on_a_seed_are_left_out(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one of two finalists left, the luck of the search is unknown; with none, there is no verdict."""
-    records_of, failing = steps._records, ["none-"]
+    records_of, failing = sweeps._records, ["none-"]
 
     def with_failures(folder: SweepFolder) -> list[Record]:
         records = records_of(folder)
@@ -409,7 +409,7 @@ def test_finalists_that_failed_on_a_seed_are_left_out(again: Path, monkeypatch: 
             for record in records
         ]
 
-    monkeypatch.setattr(steps, "_records", with_failures)
+    monkeypatch.setattr(sweeps, "_records", with_failures)
     with pytest.raises(NoVerdictError, match="every finalist of arm none has failed"):
         confirmed(again)
     before = verdict(again)
@@ -429,7 +429,7 @@ def test_new_leaves_a_confirmation_that_cannot_end(again: Path, monkeypatch: pyt
     assert not (folder_of(again) / "failure.txt").exists(), "there is a verdict now"
     (folder_of(again) / "protocol.yaml").write_text("")
     with monkeypatch.context() as patch, pytest.raises(NoVerdictError):
-        patch.setattr(Confirmation, "train", no_verdict)
+        patch.setattr(Sweeps, "train", no_verdict)
         confirmed(again, "new=true", "again=true")
     second = yaml.safe_load((folder_of(again, "confirm2") / "protocol.yaml").read_text())
     assert second["protocol"]["after"] == "unknown", "the first protocol was edited"
