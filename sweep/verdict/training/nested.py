@@ -126,7 +126,8 @@ class OwnFolds(Folds):
             fewest, chosen = finalists_of(trials.records, arms, protocol.goal, None, protocol.finalists_in_fold)
         except ConfigError as error:
             (mistake,) = error.mistakes
-            raise NoVerdictError(f"fold {fold}: {mistake.problem.partition(';')[0]}; {NEW}") from None
+            problem = f"fold {fold}: {mistake.problem.partition('; continue')[0]}"
+            raise NoVerdictError(f"{problem}; continue the sweep with more trials, and {NEW}") from None
         of_fold = protocol.model_copy(update={"finalists": chosen, "trials": fewest})
         return choose(sweeps, of_fold, trials, SealedPart(store, 0), f"fold{fold}-choose")
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from mmpkd.cohort.store import Store
+from mmpkd.cohort.suspects import Suspects
 from mmpkd.config import TrialConfig
 from mmpkd.types import ConfigError, UserError
 from sweep.search.studies import records_of
@@ -22,8 +23,9 @@ from sweep.space.space import load_space
 from sweep.storage.journal import load_studies
 from sweep.storage.layout import SweepFolder
 from sweep.types import Record
-from sweep.verdict.finalists import averaged
+from sweep.verdict.finalists import NoVerdictError, averaged, finalists_of
 from sweep.verdict.inference import SearchLuck
+from sweep.verdict.training import nested
 from sweep.verdict.training.nested import searched_again
 from tests.sweep import fake
 from tests.sweep.verdict.confirmed_sweep import confirmed
@@ -36,9 +38,10 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_replicates() -> Iterator[None]:
-    """Resamples the patients less often, which takes a third of the time of a confirmation with so many students."""
+def quick() -> Iterator[None]:
+    """Resamples patients less often, and looks for no columns that state the label: half of the time is theirs."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmpkd.cohort.prepare.find_suspects", lambda *args: Suspects({}, {}, {}))
         patch.setattr("mmpkd.scoring.replicates.REPLICATES", 200)
         patch.setattr("sweep.verdict.opening.scores.REPLICATES", 200)
         yield
@@ -161,6 +164,19 @@ def test_the_same_command_again_trains_nothing_and_other_ones_are_refused(again:
         again / "runs" / "fake-confirm-fold1-search", again / "runs" / "fake-confirm-fold0-search", dirs_exist_ok=True
     )
     with pytest.raises(UserError, match="fold0-search holds the search of another confirmation; move it away"):
+        confirmed(again)
+
+
+def test_a_fold_whose_search_left_too_few_trials_has_no_verdict(again: Path, monkeypatch: Any) -> None:
+    def without_most(records: list[Record], *rest: Any) -> Any:
+        seed = configs(records)[0].seed
+        return finalists_of([each for each in records if seed != 3001 or each.arm != "none"], *rest)
+
+    monkeypatch.setattr(nested, "finalists_of", without_most)
+    message = (
+        "fold 1: every arm needs at least 2 complete trials; there are: none 0, tabular 4; continue the sweep with"
+    )
+    with pytest.raises(NoVerdictError, match=message):
         confirmed(again)
 
 
