@@ -214,6 +214,7 @@ def _to_the_verdict(
     drawn = pictures(*tested.shown, *trained[0])
     folder.verdict_page.write_bytes(page_of(protocol, verdict, circumstances, drawn))
     folder.verdict.write_bytes(dumped(content_of(protocol, verdict, circumstances)))
+    folder.failure.delete()  # of an earlier run
     show_verdict(protocol, verdict, circumstances, folder, console)
     track(event_of(protocol, verdict, circumstances, folder), sweeps.options(parts[0].name), console)
     return 0

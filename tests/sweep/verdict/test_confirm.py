@@ -425,6 +425,8 @@ def test_new_leaves_a_confirmation_that_cannot_end(again: Path, monkeypatch: pyt
         patch.setattr("sweep.verdict.finalists.Counter", lambda arms: dict.fromkeys(arms, 4))
         confirmed(again)
     assert "none 4 of 5" in (folder_of(again) / "failure.txt").read_text()
+    confirmed(again)
+    assert not (folder_of(again) / "failure.txt").exists(), "there is a verdict now"
     (folder_of(again) / "protocol.yaml").write_text("")
     with monkeypatch.context() as patch, pytest.raises(NoVerdictError):
         patch.setattr(Sweeps, "train", no_verdict)
