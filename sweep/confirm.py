@@ -45,10 +45,12 @@ same command again continues.
   seeds=N        further seeds of the chosen [5, or 10 above 300 test patients]
   external=FILE  scores the students on another cohort as well, which is read
                  from the section `cohort` of a YAML file
-  folds=N        tests by cross-validation on a second cohort, each of whose N
-                 parts of patients is sealed in turn; the settings come from
-                 the sweep, so that no choice has seen this cohort
-  cohort=FILE    the second cohort: the section `cohort` of a YAML file
+  folds=N        tests all patients by cross-validation, where the test part is
+                 small: each of N parts is sealed in turn, and the whole search
+                 is repeated on the others. plan=true counts the trainings
+  cohort=FILE    the folds of a second cohort instead, with settings from the
+                 sweep, for a fraction of the price: the section `cohort` of a
+                 YAML file
   again=true     opens the test part although an earlier confirmation has
   new=true       begins a new confirmation with another protocol
   storage=runs, cache=cache, tracking=URI   as given to sweep.run

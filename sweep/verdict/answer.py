@@ -17,9 +17,9 @@ from mmpkd.scoring.replicates import Scored
 from mmpkd.scoring.stats import holm
 from sweep.storage.records import IMAGE_BLIND
 from sweep.verdict.inference import FIXED, LEVEL, NAN, Contrast, SearchLuck, SeedScores, contrast
-from sweep.verdict.phases import SHUFFLED, SMOOTHED
 from sweep.verdict.power import Design, first_step, patients_needed, power, too_few_patients, too_little_power
 from sweep.verdict.protocol import Protocol
+from sweep.verdict.training.phases import SHUFFLED, SMOOTHED
 
 # `unexplained`: a gain in localisation that a control or a map that ignores the image may have as well.
 Outcome = Literal["better", "worse", "unexplained", "no difference shown", "cannot tell"]

@@ -52,7 +52,7 @@ class Wanted:
 class Protocol(Strict):
     """What a confirmation compares, and how."""
 
-    LATER = ("external", "folds", "crossed", "frozen")
+    LATER = ("external", "folds", "crossed", "space", "finalists_in_fold", "frozen")
 
     sweep: str  # name of the sweep
     sweep_id: str  # its identity, which another sweep of the same name does not have
@@ -71,6 +71,10 @@ class Protocol(Strict):
     after: str = ""  # hash of the protocol of the confirmation before this one, UNKNOWN if that can no longer be read
     folds: int = 0  # of a cross-validation that takes the place of the test part; 0: none
     crossed: str = ""  # the cohort that is divided into these folds
+    # What is searched again inside each fold, without cohort and seed. Then `finalists` is empty, and `trials` is the
+    # number of configurations of each arm in each fold. Empty: the finalists come from the sweep.
+    space: Mapping[str, Any] = {}
+    finalists_in_fold: int = 0  # finalists of each arm in each fold, if it is searched again; fewer if an arm has fewer
     external: str = ""  # fingerprint of the external cohort on which the students are scored as well, if any
     # When it was frozen, as ISO 8601 in UTC. Empty in a proposal, and in protocols of the first version, which had the
     # time beside the section, so that their hash does not cover it.
@@ -81,7 +85,8 @@ class Protocol(Strict):
         """Checks what a proposal never has: an edited file with a new hash may."""
         if self.reference in self.arms:
             raise ValueError(f"{self.reference!r} would be compared with itself")
-        if lacking := [arm for arm in (self.reference, *self.arms) if not self.finalists.get(arm)]:
+        lacking = [arm for arm in (self.reference, *self.arms) if not self.finalists.get(arm)]
+        if lacking and not self.space:
             raise ValueError(f"no finalists for {', '.join(lacking)}")
         if set(self.seeds) & set(self.choose_seeds):
             raise ValueError("a seed of the choice is trained again")
@@ -178,7 +183,7 @@ def in_options(protocol: Protocol) -> dict[str, Any]:
         "localisation": protocol.localisation or "none",
         "arms": list(protocol.arms),
         "difference": protocol.difference,
-        "finalists": max(map(len, protocol.finalists.values())),
+        "finalists": max(map(len, protocol.finalists.values()), default=protocol.finalists_in_fold),
         "choose_seeds": len(protocol.choose_seeds),
         "seeds": len(protocol.seeds),
         "folds": protocol.folds,

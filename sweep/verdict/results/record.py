@@ -10,9 +10,9 @@ from typing import Any
 
 from sweep.types import Record
 from sweep.verdict.answer import Verdict, needed, sentence
-from sweep.verdict.finalists import Finalist
-from sweep.verdict.opening.ledger import Opening, as_json
+from sweep.verdict.opening.openings import Opening, as_json
 from sweep.verdict.protocol import Protocol
+from sweep.verdict.training.choice import Choice
 
 FORMAT = 1
 
@@ -52,25 +52,23 @@ class Circumstances:
 
     Attributes:
         frozen: when the protocol was frozen, as ISO 8601.
-        results: the finalists on the seeds of the choice.
-        chosen: the number of the chosen trial of each arm, in the sweep.
+        choices: what was chosen in the sweep; or, where the search was repeated, in each fold.
         trained: the trials whose students were tested.
         openings: the ledger of the cohort.
         command: the command line.
         versions: versions of Python and of the main libraries, and the commit of the code.
+        notes: what a reader must know of the tested patients or of their openings, as sentences.
         external: the verdict on an external cohort, if there is one.
-        notes: what a reader must know of the tested patients, as sentences.
     """
 
     frozen: str
-    results: Sequence[Finalist]
-    chosen: Mapping[str, int]
+    choices: Sequence[Choice]
     trained: Sequence[Record]
     openings: Sequence[Opening]
     command: str
     versions: Mapping[str, str]
-    external: External | None = None
     notes: Sequence[str] = ()
+    external: External | None = None
 
 
 def content_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) -> dict[str, Any]:
@@ -83,13 +81,20 @@ def content_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstance
         "notes": list(circumstances.notes),
         "external": _of_external(protocol, circumstances.external),
         "validation": validation_scores(protocol, circumstances.trained),
-        "finalists": [asdict(result) for result in circumstances.results],
-        "chosen": dict(circumstances.chosen),
+        **_of_choices(protocol, circumstances.choices),
         "ledger": as_json(circumstances.openings),
         "command": circumstances.command,
         "versions": dict(circumstances.versions),
     }
     return dict(_finite(content))
+
+
+def _of_choices(protocol: Protocol, choices: Sequence[Choice]) -> dict[str, Any]:
+    """Returns the finalists and what was chosen; with a search in each fold, as a list over the folds."""
+    contents = [
+        {"finalists": [asdict(result) for result in each.results], "chosen": dict(each.chosen)} for each in choices
+    ]
+    return {"searches": contents} if protocol.space else contents[0]
 
 
 def _of_external(protocol: Protocol, external: External | None) -> dict[str, Any] | None:

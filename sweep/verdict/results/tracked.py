@@ -15,7 +15,7 @@ from sweep.tracking.mlflow import Tracker
 from sweep.transfer.mirror import Mirror
 from sweep.verdict.answer import Verdict, interval, sentence
 from sweep.verdict.folder import ConfirmationFolder
-from sweep.verdict.opening.ledger import SHOWN_DIGITS
+from sweep.verdict.opening.openings import SHOWN_DIGITS
 from sweep.verdict.protocol import Protocol
 from sweep.verdict.results.record import Circumstances
 
@@ -73,7 +73,7 @@ def event_of(
     reasons = [f"- {answer.key.goal} of {answer.key.treated}: {line}" for answer in answers for line in answer.reasons]
     paragraphs = [
         "\n".join(f"- {sentence(answer, verdict, protocol)}" for answer in answers),
-        "\n".join(reasons),
+        "\n".join([*reasons, *(f"- {note}" for note in circumstances.notes)]),
         "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]),
         "\n".join([f"- protocol {protocol.hash}, frozen at {circumstances.frozen}", *openings]),
     ]

@@ -11,8 +11,8 @@ from mmpkd.config import StageConfig, TrialConfig, validate
 from mmpkd.types import ConfigError, Task, lay_out
 from sweep.verdict.answer import Patients, Verdict, judge, sentence
 from sweep.verdict.inference import SeedScores
-from sweep.verdict.phases import smoothed, smoothing_of
 from sweep.verdict.protocol import Protocol
+from sweep.verdict.training.phases import smoothed, smoothing_of
 
 AUROC, POINTING = "val/auroc", "val/pointing"
 MANY = Patients(all=400, rarer=150, with_roi=200)

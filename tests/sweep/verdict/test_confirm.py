@@ -15,22 +15,27 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from mmpkd.cohort.store import Store
+from mmpkd.config import TrialConfig
 from mmpkd.types import ConfigError, UserError
+from sweep.search.studies import records_of
 from sweep.storage.events import Spool, VerdictWritten
+from sweep.storage.journal import load_studies
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import alone_in, hold_driver_lock
 from sweep.transfer.addresses import Place
 from sweep.types import Record
-from sweep.verdict import steps
 from sweep.verdict.finalists import NoVerdictError
 from sweep.verdict.folder import ConfirmationFolder, lock_of
 from sweep.verdict.opening.ledger import Ledger
-from sweep.verdict.steps import Confirmation
+from sweep.verdict.training import sweeps
+from sweep.verdict.training.sweeps import Sweeps
 from tests.sweep import fake
-from tests.sweep.verdict.confirmed_sweep import confirmed
+from tests.sweep.picked_sweep import write_student
+from tests.sweep.verdict.confirmed_sweep import TASKS, confirmed
 
 KILLS = 20
 
@@ -281,6 +286,24 @@ def test_the_student_of_another_training_is_not_scored(again: Path) -> None:
         confirmed(again)
 
 
+def test_students_that_were_trained_again_leave_a_trace(again: Path) -> None:
+    """The scores of the first ones are gone as well."""
+    before, train = verdict(again), SweepFolder(again / "runs" / "fake-confirm-train")
+    for record in records_of(load_studies(train.journal), 0):
+        attempt, config = train.checkpoints_of(record.number) / "attempt-1", record.config
+        with torch.random.fork_rng():
+            torch.manual_seed(record.number)
+            write_student(attempt, TrialConfig.model_validate_json(config), 32, TASKS)
+    shutil.rmtree(folder_of(again) / "scores")
+    printed, after = confirmed(again), verdict(again)
+    (opening,) = before["ledger"]
+    line = f"has given another result before, at {opening['time']} (result {opening['result'][:12]})"
+    assert line in printed and line in after["notes"][0] and line in (folder_of(again) / "verdict.html").read_text()
+    first, second = after["ledger"]
+    assert first == opening and second["result"] != first["result"]
+    assert second["protocol"] == first["protocol"]
+
+
 def test_a_copy_of_a_sweep_does_not_open_the_part_unseen(again: Path) -> None:
     runs = again / "runs"
     (runs / "fake").rename(runs / "copied")
@@ -364,7 +387,7 @@ def test_openings_at_once_lose_no_line(tmp_path: Path) -> None:
 def test_new_continues_the_confirmation_that_it_began(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("new=true", "difference=0.1", "again=true")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Confirmation, "train", killed)
+        patch.setattr(Sweeps, "train", killed)
         confirmed(again, *words)
     second = yaml.safe_load((folder_of(again, "confirm2") / "protocol.yaml").read_text())["hash"]
     printed = confirmed(again, *words, "plan=true")
@@ -376,7 +399,7 @@ def test_new_continues_the_confirmation_that_it_began(again: Path, monkeypatch: 
 
 def test_finalists_that_failed_on_a_seed_are_left_out(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one of two finalists left, the luck of the search is unknown; with none, there is no verdict."""
-    records_of, failing = steps._records, ["none-"]
+    records_of, failing = sweeps._records, ["none-"]
 
     def with_failures(folder: SweepFolder) -> list[Record]:
         records = records_of(folder)
@@ -386,7 +409,7 @@ def test_finalists_that_failed_on_a_seed_are_left_out(again: Path, monkeypatch: 
             for record in records
         ]
 
-    monkeypatch.setattr(steps, "_records", with_failures)
+    monkeypatch.setattr(sweeps, "_records", with_failures)
     with pytest.raises(NoVerdictError, match="every finalist of arm none has failed"):
         confirmed(again)
     before = verdict(again)
@@ -402,9 +425,11 @@ def test_new_leaves_a_confirmation_that_cannot_end(again: Path, monkeypatch: pyt
         patch.setattr("sweep.verdict.finalists.Counter", lambda arms: dict.fromkeys(arms, 4))
         confirmed(again)
     assert "none 4 of 5" in (folder_of(again) / "failure.txt").read_text()
+    confirmed(again)
+    assert not (folder_of(again) / "failure.txt").exists(), "there is a verdict now"
     (folder_of(again) / "protocol.yaml").write_text("")
     with monkeypatch.context() as patch, pytest.raises(NoVerdictError):
-        patch.setattr(Confirmation, "train", no_verdict)
+        patch.setattr(Sweeps, "train", no_verdict)
         confirmed(again, "new=true", "again=true")
     second = yaml.safe_load((folder_of(again, "confirm2") / "protocol.yaml").read_text())
     assert second["protocol"]["after"] == "unknown", "the first protocol was edited"
@@ -515,6 +540,10 @@ def test_an_external_cohort_may_be_added_and_is_kept(again: Path) -> None:
     assert verdict(again)["external"] == other
     with pytest.raises(ConfigError, match=r"this confirmation has the external cohort \w+, got \w+;.*new=true"):
         confirmed(again, write_external(again, seed=6))
+    (folder_of(again) / "external.yaml").unlink()
+    for words, problem in (([write_external(again, seed=6)], "another one is named"), ([], "none is named")):
+        with pytest.raises(ConfigError, match=rf"has opened the external cohort \w+ at .*, and now {problem}; give"):
+            confirmed(again, *words)
 
 
 def test_an_external_cohort_stands_in_the_protocol(base: Path, tmp_path: Path) -> None:
