@@ -25,7 +25,7 @@ FLOORS = {
         {"machine.new_folder"},
         {"vlm.config", "vlm.boxes"},
         {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"},
-        {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights"},
+        {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights", "vlm.scores"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
         {"images", "export.origin", "scoring.saliency", "scoring.patients", "scoring.baselines"},
         {"scoring.forward"},
