@@ -25,7 +25,7 @@ FLOORS = {
         {"machine.new_folder"},
         {"vlm.config", "vlm.boxes"},
         {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"},
-        {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights"},
+        {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights", "vlm.scores"},
         {"vlm.vocabulary", "vlm.positions"},
         {"vlm.rows"},
         {"vlm.model"},

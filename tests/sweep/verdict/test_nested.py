@@ -180,11 +180,14 @@ def test_a_fold_whose_search_left_too_few_trials_has_no_verdict(again: Path, mon
         confirmed(again)
 
 
-def test_folds_that_cannot_be_dealt_are_refused(base: Path) -> None:
+def test_folds_that_cannot_be_dealt_are_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"folds: the cohort .* 80 folds: 75 patients cannot be dealt into 80 parts"):
         confirmed(base, "folds=80")
     with pytest.raises(ConfigError, match=r"folds: the cohort .* 60 folds: task pattern has one class in part"):
         confirmed(base, "folds=60")
+    monkeypatch.setattr("mmpkd.cohort.splits.has_folds", lambda parts: True)
+    with pytest.raises(ConfigError, match=r"folds: the data set gives folds of its own, and .* apart; leave folds out"):
+        confirmed(base, "folds=4")
     assert not (base / "runs" / "fake" / "confirm").exists()
 
 
