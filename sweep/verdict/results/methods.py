@@ -8,7 +8,7 @@ from mmpkd.scoring.replicates import REPLICATES
 from sweep.verdict.answer import Verdict
 from sweep.verdict.inference import overlap
 from sweep.verdict.opening.openings import SHOWN_DIGITS
-from sweep.verdict.protocol import Protocol
+from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.record import Circumstances
 from sweep.verdict.training.phases import SHUFFLED, SMOOTHED
 
@@ -50,8 +50,8 @@ def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) 
         )
     if protocol.localisation:
         sentences.append(
-            f"A gain in {protocol.localisation} is claimed only if the arm also exceeds its shuffled control and maps "
-            "that ignore the image, above all the mean region of interest of the training patients."
+            f"A gain in {tested_name(protocol.localisation)} is claimed only if the arm also exceeds its shuffled "
+            "control and maps that ignore the image, above all the mean region of interest of the training patients."
         )
     if external is not None:
         declared = "declared in the protocol" if external.is_declared else "added after the protocol was frozen"
