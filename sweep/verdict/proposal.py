@@ -24,7 +24,10 @@ from sweep.verdict.protocol import UNKNOWN, Protocol, Wanted, read_protocol, ref
 from sweep.verdict.training import phases
 
 REFERENCE: Final = "none"
-DIFFERENCE: Final = 0.05  # the smallest difference that matters, unless the user states another
+# The smallest difference that matters, unless the user states another. A score of ROIs is a share of images or of an
+# area, whose errors are larger than those of an AUROC.
+DIFFERENCE: Final = 0.05
+LOCALISATION_DIFFERENCE: Final = 0.1
 # Distances between the seeds of the search, of the choice, of the training and of searches in folds, and between
 # confirmations.
 CHOOSE_OFFSET, TRAIN_OFFSET, SEARCH_OFFSET, TURN_OFFSET = 1000, 2000, 3000, 10_000
@@ -57,6 +60,8 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         mistakes.append(
             Mistake("localisation", f"the sweep has no score of ROIs {localisation!r}{near(localisation, known)}")
         )
+    if localisation == "none" and wanted.localisation_difference:
+        mistakes.append(Mistake("localisation_difference", "there is no score of ROIs to compare; leave it out"))
     arms = compared_arms(trials, wanted.arms, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
@@ -77,6 +82,9 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         reference=REFERENCE,
         arms=tuple(arms),
         difference=wanted.difference or DIFFERENCE,
+        localisation_difference=(
+            None if localisation == "none" else wanted.localisation_difference or LOCALISATION_DIFFERENCE
+        ),
         trials=fewest,
         finalists=chosen,
         choose_seeds=_seeds(base + CHOOSE_OFFSET, wanted.choose_seeds or MIN_SEEDS),

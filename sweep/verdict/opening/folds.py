@@ -197,6 +197,14 @@ def stores_of(config: CohortConfig, count: int, options: RunOptions, first_only:
         return [prepare_shared(prepare, each, options)[0] for each in cohorts[: 1 if first_only else count]]
     except CohortError as error:
         raise ConfigError.at("folds", f"the cohort cannot be divided into {count} folds: {error}") from None
+    except ConfigError as error:
+        mistakes = [
+            Mistake("folds", f"{problem.partition(';')[0]}; leave folds out")
+            if path == "cohort.parts"
+            else Mistake(path, problem)
+            for path, problem in error.mistakes
+        ]
+        raise ConfigError(mistakes) from None
 
 
 def _given(section: dict[str, Any], image_size: int) -> CohortConfig:

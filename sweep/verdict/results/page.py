@@ -7,13 +7,14 @@ from html import escape
 from statistics import fmean
 from typing import Final
 
+from mmpkd.config import TrialConfig
 from sweep.arm_styles import arm_styles
 from sweep.reports.page.sections import table
 from sweep.reports.page.style import PAGE, contents, sections
 from sweep.storage.records import IMAGE_BLIND
 from sweep.verdict.answer import Answer, Key, Verdict, interval, needed, sentence
 from sweep.verdict.inference import Contrast
-from sweep.verdict.protocol import Protocol
+from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.figures import Row, rows_figure
 from sweep.verdict.results.methods import methods
 from sweep.verdict.results.record import Circumstances, External, validation_scores
@@ -81,7 +82,8 @@ def _what_would_tell(answer: Answer, protocol: Protocol, verdict: Verdict) -> li
     patients = needed(answer, protocol)
     if patients is None:
         return []
-    return [f"About {patients} such patients would show a difference of {protocol.difference:g} in 80 % of tests."]
+    smallest = protocol.smallest(answer.key.goal)
+    return [f"About {patients} such patients would show a difference of {smallest:g} in 80 % of tests."]
 
 
 def in_words(key: Key, protocol: Protocol) -> str:
@@ -115,7 +117,11 @@ def _intervals(protocol: Protocol, contrasts: Mapping[Key, Contrast], goal: str)
         for key, each in contrasts.items()
         if key.goal == goal
     ]
-    return f"<figure>{rows_figure(rows, f'difference of {goal}', [(0.0, 'no difference')])}</figure>" if rows else ""
+    return (
+        f"<figure>{rows_figure(rows, f'difference of {tested_name(goal)}', [(0.0, 'no difference')])}</figure>"
+        if rows
+        else ""
+    )
 
 
 def _table(protocol: Protocol, verdict: Verdict, contrasts: Mapping[Key, Contrast]) -> str:
@@ -136,7 +142,7 @@ def _table(protocol: Protocol, verdict: Verdict, contrasts: Mapping[Key, Contras
         lines.append(
             [
                 in_words(key, protocol),
-                key.goal,
+                tested_name(key.goal),
                 f"{each.difference:+.3f}",
                 "not known" if each.reason else f"{each.low:+.3f} to {each.high:+.3f}",
                 "-" if each.reason else p_value(each.p),
@@ -180,7 +186,7 @@ def _points(protocol: Protocol, verdict: Verdict, goal: str, part: str) -> str:
     ]
     lines = [f"{value:.3f} {words}" for value, words in levels]
     note = f"<figcaption>Dashed: {escape('; '.join(lines))}.</figcaption>" if lines else ""
-    return f"<figure>{rows_figure(rows, f'{goal} on {part}, one point a seed', levels)}{note}</figure>"
+    return f"<figure>{rows_figure(rows, f'{tested_name(goal)} on {part}, one point a seed', levels)}{note}</figure>"
 
 
 def _optimism(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) -> str:
@@ -193,9 +199,11 @@ def _optimism(protocol: Protocol, verdict: Verdict, circumstances: Circumstances
         cells = [f"{fmean(values):.3f}" for values in means]
         lines.append([arm, ", ".join(map(str, numbers)), *cells, f"{verdict.scores[arm][goal].mean:.3f}"])
     note = (
-        f"Means of {goal}. The first three are on validation patients. The score in the search is too high by the luck "
-        "of the best of many; the last column is on patients whom no choice has seen."
+        f"Means of {goal.removeprefix('val/')}. The first three are on validation patients. The score in the search is "
+        "too high by the luck of the best of many; the last column is on patients whom no choice has seen."
     )
+    if len({TrialConfig.model_validate_json(record.config).cohort.fold for record in circumstances.trained}) > 1:
+        note += " With each further seed another fold of the patients validates, so seeds differ by their patients too."
     if protocol.space:
         note += (
             " Each fold has a search of its own, and a trial in it that was chosen. Means are over the folds as well."

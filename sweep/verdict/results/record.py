@@ -10,11 +10,12 @@ from typing import Any
 
 from sweep.types import Record
 from sweep.verdict.answer import Verdict, needed, sentence
+from sweep.verdict.inference import Contrast
 from sweep.verdict.opening.openings import Opening, as_json
-from sweep.verdict.protocol import Protocol
+from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.training.choice import Choice
 
-FORMAT = 1
+FORMAT = 2  # 1 had scores on the tested part under names of validation, and `p` and `adjusted_p`
 
 
 @dataclass(frozen=True)
@@ -115,24 +116,35 @@ def _of_verdict(protocol: Protocol, verdict: Verdict) -> dict[str, Any]:
         "answers": [
             {
                 "goal": answer.key.goal,
+                "score": tested_name(answer.key.goal),
                 "arm": answer.key.treated,
                 "reference": answer.key.reference,
                 "outcome": answer.outcome,
                 "sentence": sentence(answer, verdict, protocol),
                 "reasons": list(answer.reasons),
-                **asdict(answer.contrast),
-                "adjusted_p": answer.decision.adjusted_p,
+                "smallest_difference": protocol.smallest(answer.key.goal),
+                **_numbers(answer.contrast),
+                "p_holm": answer.decision.adjusted_p,
                 "power": answer.power,
                 "patients_needed": needed(answer, protocol),
             }
             for answer in verdict.answers
         ],
-        "exploratory": [key._asdict() | asdict(contrast) for key, contrast in verdict.exploratory.items()],
+        "exploratory": [
+            {"score": tested_name(key.goal), **key._asdict(), **_numbers(contrast)}
+            for key, contrast in verdict.exploratory.items()
+        ],
         "patients": asdict(verdict.patients),
         "scores": {
-            arm: {goal: of_arm[goal].value_K.tolist() for goal in of_arm} for arm, of_arm in verdict.scores.items()
+            arm: {tested_name(name): each.value_K.tolist() for name, each in of_arm.items()}
+            for arm, of_arm in verdict.scores.items()
         },
     }
+
+
+def _numbers(contrast: Contrast) -> dict[str, Any]:
+    """Returns the numbers of a contrast. Its p-value is that of a single test."""
+    return {"p_unadjusted" if key == "p" else key: value for key, value in asdict(contrast).items()}
 
 
 def validation_scores(protocol: Protocol, records: Sequence[Record]) -> dict[str, dict[str, list[float]]]:

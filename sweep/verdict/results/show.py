@@ -11,13 +11,14 @@ from rich.console import Console
 
 from mmpkd.cohort.store import Store
 from sweep.picking.candidates import Candidates
+from sweep.plan.price import clock
 from sweep.verdict.answer import Patients, Verdict, needed, sentence
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.inference import SearchLuck, SeedScores
 from sweep.verdict.opening.openings import SHOWN_DIGITS, Opening
 from sweep.verdict.power import MIN_RARER, USUAL_POWER, Design, smallest_difference
 from sweep.verdict.proposal import design_after_choice, expected_design
-from sweep.verdict.protocol import Protocol
+from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.record import Circumstances
 
 SPREADS: Final = (0.0, 0.02, 0.05)  # standard deviations over seeds for which the power is shown before any has run
@@ -30,19 +31,27 @@ def show_protocol(
     reference, seeds = protocol.reference, protocol.seeds
     of_folds = f" of {protocol.crossed}, in {protocol.folds} folds of which each is sealed in turn"
     of_folds = of_folds if protocol.folds else ""
-    state = f"frozen in {folder.protocol}" if is_frozen else "proposed; nothing is frozen yet"
+    content = f"content {protocol.content_hash[:SHOWN_DIGITS]}"
+    state = f"protocol with the {content}, proposed; its hash will cover the time as well; nothing is frozen yet"
+    if is_frozen:
+        state = f"protocol {protocol.hash[:SHOWN_DIGITS]}, frozen in {folder.protocol}; {content}"
     lines = [
-        f"protocol {protocol.hash[:SHOWN_DIGITS]}, {state}",
+        state,
         f"  question: does {' or '.join(protocol.arms)} change {' or '.join(protocol.goals())} against {reference}?",
         *_finalists(protocol),
         f"  choice: on seeds {_span(protocol.choose_seeds)}, the best mean of each arm by {protocol.goal}",
         f"  training: the chosen ones on seeds {_span(seeds)}{' in each fold' if protocol.folds else ''}",
         *([f"  controls: {', '.join(protocol.controls)}"] if protocol.controls else []),
-        f"  test: {protocol.test_patients} patients{of_folds}; a difference of {protocol.difference:g} matters",
+        f"  test: {protocol.test_patients} patients{of_folds}; {_matters(protocol)}",
         *([f"  an earlier confirmation had protocol {protocol.after[:SHOWN_DIGITS]}"] if protocol.after else []),
         *(f"  {protocol.part} was opened before: {opening}" for opening in openings),
     ]
     console.print("\n".join(lines), soft_wrap=True)
+
+
+def _matters(protocol: Protocol) -> str:
+    smallest = [f"{protocol.smallest(goal):g} of {tested_name(goal)}" for goal in protocol.goals()]
+    return f"a difference of {' and of '.join(smallest)} matters"
 
 
 def _finalists(protocol: Protocol) -> list[str]:
@@ -97,8 +106,19 @@ def show_price(protocol: Protocol, trials: Candidates, cost: float, console: Con
     console.print(
         f"price: about {hours:.3g} device-hours for {count} trainings, as the trials of the sweep took", soft_wrap=True
     )
+    console.print(f"  {_wall(trials, hours)}", soft_wrap=True)
     for words, _, device_seconds in parts:
         console.print(f"  {words}: {device_seconds / 3600:.3g}", soft_wrap=True)
+
+
+def _wall(trials: Candidates, hours: float) -> str:
+    """Returns in words how long trainings take, at as many at a time as the plan of the sweep had."""
+    price = trials.sweep.plan.get("price") or {}
+    if not price.get("hours_halving"):
+        return "how long they take is not known, as the sweep has no price"
+    seconds, slots = hours * 3600 * price["wall_hours"] / price["hours_halving"], price["slots"]
+    at_a_time = f"{slots} training{'s' * (slots != 1)} at a time"
+    return f"about {clock(seconds)} with {at_a_time}, as in the sweep, and some seconds to start each"
 
 
 def _search(protocol: Protocol, trials: Candidates, arms: Sequence[str], cost: float) -> tuple[str, int, float]:
@@ -168,7 +188,7 @@ def _show_differences(
                 if (design := expected(goal, arm)) is not None
             ]
             shown = ", ".join(cells) or "not known, as no finalist has a standard error"
-            console.print(f"  {goal} by {arm}: {shown}", soft_wrap=True)
+            console.print(f"  {tested_name(goal)} by {arm}: {shown}", soft_wrap=True)
 
 
 def _device_seconds(trials: Candidates, arm: str) -> float:
@@ -205,4 +225,5 @@ def _show_answers(protocol: Protocol, verdict: Verdict, console: Console) -> Non
         if answer.outcome in ("cannot tell", "no difference shown"):
             patients = needed(answer, protocol)
             if patients is not None:
-                console.print(f"    About {patients} such patients would show a difference of {protocol.difference:g}.")
+                smallest = protocol.smallest(answer.key.goal)
+                console.print(f"    About {patients} such patients would show a difference of {smallest:g}.")

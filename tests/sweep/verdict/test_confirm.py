@@ -87,7 +87,7 @@ def test_a_verdict_states_protocol_answers_students_and_ledger(done: Path) -> No
         ("val/pointing", "tabular"),
     ]
     assert all(answer["sentence"] in printed for answer in content["answers"])
-    assert {arm: len(scores["val/auroc"]) for arm, scores in content["scores"].items()} == {
+    assert {arm: len(scores["test/auroc"]) for arm, scores in content["scores"].items()} == {
         "none": 5,
         "tabular": 5,
         "tabular-shuffled": 5,
@@ -97,6 +97,24 @@ def test_a_verdict_states_protocol_answers_students_and_ledger(done: Path) -> No
     page = (done / "runs" / "fake" / "confirm" / "verdict.html").read_text()
     assert all(text in page for text in (protocol["hash"], "tabular-shuffled", "opened once", "mean training ROI"))
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", page))
+
+
+def keys_in(content: Any) -> set[str]:
+    """Returns the keys of a verdict that are no names of arms, scores or libraries."""
+    if isinstance(content, list):
+        return set().union(*map(keys_in, content))
+    if not isinstance(content, dict):
+        return set()
+    by_name = ("scores", "validation", "chosen", "versions", "protocol")
+    return set(content).union(*(keys_in(value) for key, value in content.items() if key not in by_name))
+
+
+def test_every_key_of_a_verdict_is_documented(done: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "verdict.md").read_text()
+    section = page.partition("## Keys of verdict.json")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"`(\w+)`", section))
+    keys = keys_in(verdict(done))
+    assert {"p_holm", "p_unadjusted", "exploratory", "shares"} <= keys and keys <= documented, keys - documented
 
 
 def verdicts_in_the_spool(tmp_path: Path) -> list[VerdictWritten]:
@@ -110,9 +128,10 @@ def test_mlflow_gets_the_verdict_and_nothing_of_a_patient(done: Path) -> None:
     assert opening.splitlines() == [f"- {answer['sentence']}" for answer in content["answers"]]
     assert f"protocol {content['protocol']['hash']}, frozen at" in event.description
     first = content["answers"][0]
-    assert event.metrics["verdict/val/auroc/tabular/difference"] == first["difference"]
-    assert event.metrics["verdict/val/auroc/tabular/p"] == first["adjusted_p"]
-    assert event.tags["verdict"].startswith(f"val/auroc tabular: {first['outcome']}; val/pointing tabular: ")
+    assert event.metrics["verdict/test/auroc/tabular/difference"] == first["difference"]
+    assert event.metrics["verdict/test/auroc/tabular/p_holm"] == first["p_holm"]
+    assert event.metrics["verdict/test/auroc/tabular/p_unadjusted"] == first["p_unadjusted"] <= first["p_holm"]
+    assert event.tags["verdict"].startswith(f"test/auroc tabular: {first['outcome']}; test/pointing tabular: ")
     assert event.paths == [f"fake/confirm/{name}" for name in ("verdict.html", "verdict.json", "protocol.yaml")]
     (folder,) = (path for path in (done / "cache" / "stores").iterdir() if path.is_dir())
     store = Store.open(folder)
@@ -159,6 +178,14 @@ def test_a_second_opening_is_refused_or_shown(again: Path) -> None:
     assert not {*second["protocol"]["seeds"]} & {*verdict(again)["protocol"]["seeds"]}
     page = (again / "runs" / "fake" / "confirm2" / "verdict.html").read_text()
     assert "opened 2 times" in page and "opening 2 of the test part" in page
+
+
+def test_a_plan_shows_the_content_that_is_frozen(base: Path, done: Path) -> None:
+    planned, printed = confirmed(base, "plan=true"), (done / "printed.txt").read_text()
+    (content,) = re.findall(r"protocol with the content (\w+), proposed", planned)
+    assert (
+        f"protocol {verdict(done)['protocol']['hash'][:12]}, frozen in" in printed and f"; content {content}" in printed
+    )
 
 
 def test_the_same_command_again_trains_nothing(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,7 +444,7 @@ def test_finalists_that_failed_on_a_seed_are_left_out(again: Path, monkeypatch: 
     failing[0] = f"none-{rival}"
     printed = confirmed(again)
     assert "single finalist of several trials" in printed
-    assert "val/auroc by tabular: not known" in printed.partition("after the choice")[2]
+    assert "test/auroc by tabular: not known" in printed.partition("after the choice")[2]
 
 
 def test_new_leaves_a_confirmation_that_cannot_end(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,7 +558,7 @@ def test_an_external_cohort_may_be_added_and_is_kept(again: Path) -> None:
     assert other["cohort"].startswith("synthetic ") and not other["in_protocol"]
     assert other["patients"]["all"] == 18 and len(other["ledger"]) == 1 and len(after["ledger"]) == 1
     assert [answer["goal"] for answer in other["answers"]] == ["val/auroc", "val/pointing"]
-    assert other["scores"]["none"]["val/auroc"] != after["scores"]["none"]["val/auroc"]
+    assert other["scores"]["none"]["test/auroc"] != after["scores"]["none"]["test/auroc"]
     assert {"reference": "prior"}.items() <= other["exploratory"][-1].items(), "the mean ROI of the training patients"
     assert all(answer["sentence"] in printed for answer in other["answers"])
     page = (again / "runs" / "fake" / "confirm" / "verdict.html").read_text()
@@ -569,4 +596,5 @@ def test_an_external_cohort_that_cannot_be_scored_is_refused_before_anything_is_
 def test_plan_freezes_nothing(base: Path) -> None:
     printed = confirmed(base, "plan=true")
     assert "nothing is frozen yet" in printed and "price: about" in printed
+    assert "a difference of 0.05 of test/auroc and of 0.1 of test/pointing matters" in printed
     assert not (base / "runs" / "fake" / "confirm").exists()

@@ -135,6 +135,8 @@ def test_the_verdict_says_what_the_search_of_the_sweep_has_seen(done: Path) -> N
     seen = "The sweep fake has searched the same cohort before. Its configurations are not used, only its space."
     assert seen in page and seen in printed and any(note.startswith(seen) for note in content["notes"])
     assert "nested cross-validation with 3 folds" in page and "the test part train in other folds" in page
+    left_out = any("tabular-smoothed is left out" in note for note in content["notes"])
+    assert left_out == ("tabular-smoothed" not in content["scores"]) == ("label smoothing of the entropy" not in page)
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", page))
     protocol = content["protocol"]
     assert protocol["finalists"] == {} and protocol["space"]["search"]["trials"] == TRIALS
@@ -180,11 +182,14 @@ def test_a_fold_whose_search_left_too_few_trials_has_no_verdict(again: Path, mon
         confirmed(again)
 
 
-def test_folds_that_cannot_be_dealt_are_refused(base: Path) -> None:
+def test_folds_that_cannot_be_dealt_are_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"folds: the cohort .* 80 folds: 75 patients cannot be dealt into 80 parts"):
         confirmed(base, "folds=80")
     with pytest.raises(ConfigError, match=r"folds: the cohort .* 60 folds: task pattern has one class in part"):
         confirmed(base, "folds=60")
+    monkeypatch.setattr("mmpkd.cohort.splits.has_folds", lambda parts: True)
+    with pytest.raises(ConfigError, match=r"folds: the data set gives folds of its own, and .* apart; leave folds out"):
+        confirmed(base, "folds=4")
     assert not (base / "runs" / "fake" / "confirm").exists()
 
 
