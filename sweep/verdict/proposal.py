@@ -188,17 +188,18 @@ def expected_design(
     if goal != protocol.localisation and rarer:
         counted = max(round(rarer * share), 2)
     primaries = len(protocol.arms) * len(protocol.goals())
-    return Design.expected(
+    design = Design.expected(
         protocol.test_patients,
         counted,
         (errors[0], errors[1]),
-        share / _overlap(protocol),
+        share,
         len(protocol.seeds),
         spread,
         (of_trials[0], of_trials[1]),
         is_ranked=goal == protocol.goal,
         level=first_step(primaries),
     )
+    return design.widened(_overlap(protocol))
 
 
 def _overlap(protocol: Protocol) -> float:
@@ -234,5 +235,5 @@ def design_after_choice(
     design = Design.of_finalists(
         treated, reference, searches, patients.all, counted, len(protocol.seeds), level
     ).with_patients(protocol.test_patients)
-    design = replace(design, patient_variance=design.patient_variance * _overlap(protocol))
+    design = design.widened(_overlap(protocol))
     return design if np.isfinite(design.variance) and design.variance > 0 else None
