@@ -47,7 +47,7 @@ $(INSTALLED): pyproject.toml constraints.txt tests/sweep/moto.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: install one, or name it with make PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(BIN)/python -m uv pip install --quiet --compile-bytecode --system-certs --python $(BIN)/python --constraint constraints.txt --editable '.[sweep,export,dev]'
+	$(BIN)/python -m uv pip install --quiet --compile-bytecode --system-certs --python $(BIN)/python --constraint constraints.txt --editable '.[sweep,vlm,export,dev]'
 	test -x .venv/moto/bin/python || $(PYTHON) -m venv .venv/moto
 	$(BIN)/python -m uv pip install --quiet --system-certs --python .venv/moto/bin/python --requirement tests/sweep/moto.txt
 	@touch $@

@@ -22,10 +22,10 @@ from mmpkd.augment import View
 from mmpkd.build import build, needed
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
-from mmpkd.probe import random_outputs
 from mmpkd.student import Student, build_student
 from mmpkd.teachers.cache import CachedOutputs
 from mmpkd.training.epoch import train_epoch
+from mmpkd.training.probe import random_outputs
 from mmpkd.training.stages import Run
 from mmpkd.types import TeacherOutput
 

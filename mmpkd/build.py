@@ -41,7 +41,7 @@ def paths_of_params() -> list[str]:
 
 def announcements(config: TrialConfig, facts: Facts) -> list[str]:
     """Describes how the student's pretrained weights are changed to fit. The configuration must have passed `check`."""
-    changes = announced(config.student, facts.image_size, facts.channels * len(config.student.reads))
+    changes = announced(config.vit, facts.image_size, facts.channels * len(config.student.reads))
     return [f"the student's pretrained weights: {'; '.join(changes)}"] if changes else []
 
 
@@ -190,7 +190,7 @@ def _check_needs(
 def _student(config: TrialConfig, facts: Facts, *, empty: bool = False) -> Student:
     """Returns the student of a configuration. If `empty`, the student is on the meta device and has no weights."""
     num_logits, channels = facts.tasks[-1].columns.stop, facts.channels * len(config.student.reads)
-    return build_student(config.student, facts.image_size, channels, num_logits, empty=empty)
+    return build_student(config.vit, facts.image_size, channels, num_logits, empty=empty)
 
 
 def build(

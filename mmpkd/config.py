@@ -6,45 +6,24 @@ It holds the `kind` and `params` of an objective or teacher, but does not know t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import overridden, read_yaml
 from mmpkd.near_names import mistake_of, paths_of
-from mmpkd.types import ConfigError
+from mmpkd.types import ConfigError, Fraction, Positive, Strict
+from mmpkd.vlm.config import DistillationConfig, VlmConfig
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Zoom = Annotated[float, Field(ge=0.25, le=4)]
 Model = TypeVar("Model", bound="Strict")
 
 IMAGE = "image"  # the cohort's main image, which a student reads by default; other images are views
 STUDENT, TASK = "student", "task"  # the module and the loss term that every training has
-
-
-class Strict(BaseModel):
-    """Base of every configuration: immutable; refuses unknown keys and non-finite numbers.
-
-    `LATER` names the fields that were added to a class after its first release. While they have their defaults they are
-    not dumped, so that fingerprints and cache addresses (hashes of dumps) stay as they were before.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    LATER: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_later(self, dump: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = dump(self)
-        for name in self.LATER:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                content.pop(name, None)
-        return content
 
 
 class WindowConfig(Strict):
@@ -83,7 +62,7 @@ class CohortConfig(Strict):
     max_bad: Fraction = 0.0  # share of unreadable samples that may be left out
     leave_out: tuple[int | str, ...] = ()  # rows, as messages name them, whose samples do not belong to the cohort
     own_numbering: bool = False  # a patient with a name that the students' cohort has as well is another person
-    params: dict[str, Any] = {}
+    params: Mapping[str, Any] = {}
 
     @field_validator("root")
     @classmethod
@@ -114,13 +93,23 @@ class StudentConfig(NetworkConfig):
     reads: Annotated[tuple[str, ...], Field(min_length=1)] = (IMAGE,)
 
 
+def _kind_of_student(content: Any) -> str:
+    is_vlm = isinstance(content, VlmConfig) or (isinstance(content, Mapping) and "kind" in content)
+    return "vlm" if is_vlm else "vit"
+
+
+AnyStudent = Annotated[
+    Annotated[StudentConfig, Tag("vit")] | Annotated[VlmConfig, Tag("vlm")], Discriminator(_kind_of_student)
+]
+
+
 class TeacherConfig(Strict):
     """A teacher. `control: shuffled` gives every training sample the teacher's output for another patient with the same
     labels, or the nearest ones. For a teacher that sees the student's view, it exchanges the privileged inputs."""
 
     kind: str
     control: Literal["shuffled"] | None = None
-    params: dict[str, Any] = {}
+    params: Mapping[str, Any] = {}
 
 
 class ObjectiveConfig(Strict):
@@ -130,7 +119,7 @@ class ObjectiveConfig(Strict):
     teacher: str | None = None  # None: the only teacher
     weight: Annotated[float, Field(ge=0)] = 1.0
     schedule: Literal["constant", "warmup", "cosine"] = "constant"
-    params: dict[str, Any] = {}
+    params: Mapping[str, Any] = {}
 
 
 class StageConfig(Strict):
@@ -208,12 +197,13 @@ class TrialConfig(Strict):
 
     # Not fingerprinted: they say how a training runs. Only execution=compile changes numbers, by rounding.
     INERT: ClassVar[tuple[str, ...]] = ("execution", "checkpoint_seconds")
-    LATER = INERT
+    LATER = (*INERT, "distillation")
 
     cohort: CohortConfig
-    student: StudentConfig = StudentConfig()
-    teachers: dict[str, TeacherConfig] = {}
-    objectives: dict[str, ObjectiveConfig] = {}
+    student: AnyStudent = StudentConfig()
+    teachers: Mapping[str, TeacherConfig] = {}
+    objectives: Mapping[str, ObjectiveConfig] = {}
+    distillation: DistillationConfig = DistillationConfig()  # of a student of kind vlm
     stages: tuple[StageConfig, ...] = ()  # empty: a single stage, in which all modules learn from all loss terms
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -224,6 +214,12 @@ class TrialConfig(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     execution: Literal["auto", "eager", "graph", "compile"] = "auto"  # how steps run; auto: graph on a GPU, else eager
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # between checkpoints; 0: one after every epoch
+
+    @property
+    def vit(self) -> StudentConfig:
+        """The student, in code for which `check` has let no vision-language student pass."""
+        assert isinstance(self.student, StudentConfig)
+        return self.student
 
     def active_objectives(self) -> dict[str, ObjectiveConfig]:
         """Returns the objectives that are built (weight above 0), with kind and teacher filled in. An objective that

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from mmpkd.types import Mistake
 
+STUDENT_KINDS = ("vit", "vlm")  # pydantic adds the kind of a student to the path of a mistake in its section
 NAME = "NAME"  # in a path, stands for a key that the user chooses, such as the name of a teacher
 SIBLING_CUTOFF, ELSEWHERE_CUTOFF = 0.7, 0.75  # least similarity of a name beside the misspelt key, or elsewhere
 WORD_SIMILARITY = 0.9  # least similarity of two names if one of them is a word of the other
@@ -55,7 +56,9 @@ def mistake_of(error: Mapping[str, Any], path: str, tree: Iterable[str]) -> Mist
         path: dotted path of the model that was validated.
         tree: known dotted paths, see `near_path`.
     """
-    location = ".".join([*([path] if path else []), *(str(part) for part in error["loc"])])
+    parts = [str(part) for part in error["loc"]]
+    kept = [part for place, part in enumerate(parts) if not (part in STUDENT_KINDS and parts[place - 1] == "student")]
+    location = ".".join([*([path] if path else []), *kept])
     if error["type"] == "extra_forbidden":
         return Mistake(location, f"unknown key{near_path(location, error['input'], tree)}")
     if error["type"] == "missing":

@@ -17,8 +17,8 @@ from mmpkd.cohort.store import Store
 from mmpkd.cohort.suspects import find_suspects_in, suspects_of
 from mmpkd.command import warn
 from mmpkd.machine.files import write_atomically
-from mmpkd.probe import stand_in
 from mmpkd.teachers import input_leakage
+from mmpkd.training.probe import stand_in
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.cluster import cluster, reservation_for, wanted_per_device

@@ -17,10 +17,9 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, ValidationError, model_validator
 
-from mmpkd.config import Strict
 from mmpkd.near_names import mistake_of, paths_of
 from mmpkd.scoring.stats import SMALLEST_ERROR, is_all_equal
-from mmpkd.types import ConfigError
+from mmpkd.types import ConfigError, Strict
 from sweep.types import Record
 
 ONE_ERROR: Final = "1se"

@@ -28,6 +28,7 @@ from mmpkd.objectives import OBJECTIVES
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.teachers import TEACHERS
 from mmpkd.train import train
+from mmpkd.vlm.config import VlmConfig
 from sweep.options import RUN_KEYS, read_run_options
 from sweep.plan.plan import plan
 from sweep.search.samplers import SAMPLERS
@@ -316,13 +317,16 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def model_of(words: str) -> type[BaseModel]:
-    """Returns the model that a comment names: `trial`, a dotted path, or `reader|teacher|objective KIND [path]`."""
+    """Returns the model that a comment names: `trial`, a dotted path, or `vlm [key]`, or `reader|teacher|objective
+    KIND [path]`."""
     first, *others = words.split()
     roots: dict[str, Any] = {"reader": READERS, "teacher": TEACHERS, "objective": OBJECTIVES}
     if first in roots:
         model, path = roots[first][others[0]].Params, others[1].split(".") if others[1:] else []
     elif first == "trial":
         model, path = TrialConfig, []
+    elif first == "vlm":
+        model, path = VlmConfig, others
     elif first.split(".")[0] == "search":
         model, path = SearchConfig, first.split(".")[1:]
     else:

@@ -23,8 +23,9 @@ FLOORS = {
         {"machine.resources", "machine.files", "machine.recording", "near_names"},
         {"machine.errors"},
         {"machine.new_folder"},
+        {"vlm.config", "vlm.boxes"},
         {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"},
-        {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights"},
+        {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights", "vlm.scores"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
         {"images", "export.origin", "scoring.saliency", "scoring.patients", "scoring.baselines"},
         {"scoring.forward"},
@@ -40,7 +41,7 @@ FLOORS = {
         {"scoring.grouping", "scoring.pictures", "scoring.replicates", "export.usage"},
         {"scoring.subgroups"},
         {"prediction"},
-        {"evaluate", "predict", "probe"},
+        {"evaluate", "predict", "training.probe"},
         {"export"},  # a student in formats of other software
     ),
     "sweep": (
@@ -210,7 +211,7 @@ def test_mmpkd_loads_nothing_of_the_engine_and_a_training_nothing_that_few_train
     """Each of the libraries takes a part of a second in every process that trains or times a trial."""
     modules = [module_name(path) for path in sources("mmpkd")]
     assert "mmpkd" in modules and "mmpkd.train" in modules
-    by_a_training, by_all = loaded_by(["mmpkd.train", "mmpkd.probe"], modules)
+    by_a_training, by_all = loaded_by(["mmpkd.train", "mmpkd.training.probe"], modules)
     assert not by_a_training & {"sklearn", "pydicom", "nibabel", "transformers", "matplotlib", "skimage"}
     assert not by_all & ENGINE
 

@@ -19,9 +19,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmpkd.cohort.spelling import normalise_name
-from mmpkd.config import Strict
 from mmpkd.near_names import near
-from mmpkd.types import Mistake, Task
+from mmpkd.types import Mistake, Strict, Task
 
 Role = Literal["descriptor", "context", "near_label", "forbidden", "id"]
 ColumnKind = Literal["categorical", "multivalued", "numeric"]

@@ -77,7 +77,7 @@ def origin_of(
         images={part: len(row) for part, row in rows.items()},
         teachers=tuple(sorted({config.teachers[name].kind for name in config.active_teachers()})),
         objectives=tuple(sorted({kind for kind in kinds if kind})),
-        pretrained=config.student.pretrained,
+        pretrained=config.vit.pretrained,
         epochs=config.epochs,
         seed=config.seed,
         scores={name: float(value) for name, value in metrics.items() if name.startswith("val/")}

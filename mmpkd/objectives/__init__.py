@@ -1,6 +1,6 @@
 """The objectives by name. A new objective is one file here, one line in `OBJECTIVES` and one hand-worked test."""
 
-from mmpkd.config import ObjectiveConfig, Strict, validate
+from mmpkd.config import ObjectiveConfig, validate
 from mmpkd.near_names import near
 from mmpkd.objectives.attention import Attention
 from mmpkd.objectives.contrastive import Contrastive
@@ -13,7 +13,7 @@ from mmpkd.objectives.mutual_information import MutualInformation
 from mmpkd.objectives.objective import Objective
 from mmpkd.objectives.relational import Relational
 from mmpkd.objectives.variational import Variational
-from mmpkd.types import ConfigError
+from mmpkd.types import ConfigError, Strict
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "logits": Logits,

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from mmpkd.config import Strict
 from mmpkd.objectives.objective import Objective
 from mmpkd.objectives.vectors import masked_mean
-from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutput
+from mmpkd.types import Batch, Mistake, Needs, Strict, StudentOutput, Task, TeacherOutput
 
 
 class AttentionParams(Strict):

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from mmpkd.config import Strict
 from mmpkd.objectives.logits import without_three_classes
 from mmpkd.objectives.objective import Objective
-from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutput
+from mmpkd.types import Batch, Mistake, Needs, Strict, StudentOutput, Task, TeacherOutput
 
 MIN_SAMPLES = 8  # fewer samples give no meaningful correlation
 

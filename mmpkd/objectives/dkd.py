@@ -9,10 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmpkd.config import Strict
 from mmpkd.objectives.logits import bernoulli_kl, softmax_kl, without_three_classes
 from mmpkd.objectives.objective import Objective
-from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutput
+from mmpkd.types import Batch, Mistake, Needs, Strict, StudentOutput, Task, TeacherOutput
 
 MASKED_LOGIT = -1e9  # gives probability 0; finite, because 0 * inf is NaN
 

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmpkd.config import Strict
 from mmpkd.objectives.objective import Objective
 from mmpkd.objectives.vectors import masked_mean
-from mmpkd.types import Batch, Needs, StudentOutput, Task, TeacherOutput
+from mmpkd.types import Batch, Needs, Strict, StudentOutput, Task, TeacherOutput
 
 
 class FeaturesParams(Strict):

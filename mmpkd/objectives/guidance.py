@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmpkd.config import Strict
 from mmpkd.objectives.objective import Objective
-from mmpkd.types import Batch, Needs, StudentOutput, Task, TeacherOutput
+from mmpkd.types import Batch, Needs, Strict, StudentOutput, Task, TeacherOutput
 
 MIN_UNITS = 16  # smallest width of a hidden layer: with fewer, all ReLUs may be dead at once
 

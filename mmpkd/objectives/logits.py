@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from mmpkd.config import Strict
 from mmpkd.objectives.objective import Objective
-from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutput
+from mmpkd.types import Batch, Mistake, Needs, Strict, StudentOutput, Task, TeacherOutput
 
 
 class LogitsParams(Strict):

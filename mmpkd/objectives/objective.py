@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from mmpkd.config import Strict
-from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutput
+from mmpkd.types import Batch, Mistake, Needs, Strict, StudentOutput, Task, TeacherOutput
 
 
 class Objective(nn.Module):

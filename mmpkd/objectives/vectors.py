@@ -9,9 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmpkd.config import Strict
 from mmpkd.objectives.objective import Objective
-from mmpkd.types import Needs, StudentOutput, Task, TeacherOutput
+from mmpkd.types import Needs, Strict, StudentOutput, Task, TeacherOutput
 
 
 class VectorParams(Strict):

@@ -11,6 +11,7 @@ from mmpkd.teachers.tabular import Tabular
 from mmpkd.teachers.teacher import CompositeParams, ResolvedTeacher, StudentSize, Teacher, TeacherParams
 from mmpkd.teachers.text import Text
 from mmpkd.types import ConfigError, Mistake
+from mmpkd.vlm.config import VlmConfig
 
 TEACHERS: dict[str, type[Teacher]] = {
     "tabular": Tabular,
@@ -82,15 +83,18 @@ def check_name(name: str, where: str) -> list[Mistake]:
 def sized(config: TrialConfig, facts: Facts) -> TrialConfig:
     """Returns the configuration of a training, with each size that a teacher leaves out filled in from the student's.
 
-    Returns the given configuration unchanged if the student cannot be built; `build.check` reports that.
+    Returns the given configuration unchanged if the student cannot be built; `build.check` reports that. A
+    vision-language student has no such teachers.
     """
-    own = config.student.model_copy(update={"pretrained": False, "weights": None})
+    if isinstance(config.student, VlmConfig):
+        return config
+    own = config.vit.model_copy(update={"pretrained": False, "weights": None})
     try:
         student = build_student(own, facts.image_size, facts.channels, 1, empty=True)
     except ConfigError:
         return config
     block, patches = student.model.blocks[0], student.model.patch_embed.patch_size
-    size = StudentSize(config.student, patches[0], student.dim, student.depth, block.attn.num_heads)
+    size = StudentSize(config.vit, patches[0], student.dim, student.depth, block.attn.num_heads)
     teachers = {name: _sized_teacher(teacher, size) for name, teacher in config.teachers.items()}
     return config.model_copy(update={"teachers": teachers})
 
@@ -106,7 +110,7 @@ def _sized_teacher(config: TeacherConfig, student: StudentSize) -> TeacherConfig
         members = {name: _sized_teacher(member, student) for name, member in params.members.items()}
         if members != params.members:
             sizes["members"] = {name: member.model_dump() for name, member in members.items()}
-    return config.model_copy(update={"params": config.params | sizes}) if sizes else config
+    return config.model_copy(update={"params": {**config.params, **sizes}}) if sizes else config
 
 
 def leakage_remedy(kind: str) -> str:

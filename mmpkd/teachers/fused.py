@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmpkd.augment import View, apply_light, apply_view, draw_views
 from mmpkd.cohort.facts import Facts, check_columns
 from mmpkd.cohort.store import Store
-from mmpkd.config import AugmentationConfig, Positive
+from mmpkd.config import AugmentationConfig
 from mmpkd.fit import autocast, generator_for, seeded
 from mmpkd.teachers.columns import ColumnsParams, Encoder, chosen_columns
 from mmpkd.teachers.fusion import Cells, Fusion, Patches
@@ -29,7 +29,7 @@ from mmpkd.teachers.training import (
     one_thread,
     require_classes,
 )
-from mmpkd.types import Mistake, Offer, TeacherOutput
+from mmpkd.types import Mistake, Offer, Positive, TeacherOutput
 
 
 class FusedParams(ColumnsParams, EpochsParams):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
-from mmpkd.config import NetworkConfig, Strict, TeacherConfig
-from mmpkd.types import Mistake, Offer, TeacherOutput
+from mmpkd.config import NetworkConfig, TeacherConfig
+from mmpkd.types import Mistake, Offer, Strict, TeacherOutput
 
 
 class TeacherParams(Strict):

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
-from mmpkd.config import Positive, Strict
 from mmpkd.fit import autocast, seeded
 from mmpkd.teachers.masking import LabelMask
 from mmpkd.teachers.sections import MIN_TEXT_SHARE, SectionsParams, check_sections, chosen_sections
@@ -29,7 +28,7 @@ from mmpkd.teachers.training import (
     one_thread,
     require_classes,
 )
-from mmpkd.types import ConfigError, Mistake, Offer, Task, TeacherError, TeacherOutput
+from mmpkd.types import ConfigError, Mistake, Offer, Positive, Strict, Task, TeacherError, TeacherOutput
 
 Texts = NDArray[np.object_]
 

@@ -15,11 +15,10 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from mmpkd.config import Positive
 from mmpkd.fit import autocast, generator_for, learning_rate, optimizer_for, seeded, task_loss
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.teachers.teacher import TeacherParams
-from mmpkd.types import Task, TeacherError
+from mmpkd.types import Positive, Task, TeacherError
 
 
 class EpochsParams(TeacherParams):

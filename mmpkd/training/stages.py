@@ -115,7 +115,7 @@ def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, FittedTea
     """
     if len(config.stages) < 2:
         return []
-    active, weights, paths = config.active_objectives(), weights_of(config.student), []
+    active, weights, paths = config.active_objectives(), weights_of(config.vit), []
     pretrained = weights and content_hash([weights])  # a file may be replaced by another one of the same name
     for count in range(1, len(config.stages)):
         stages = config.stages[:count]

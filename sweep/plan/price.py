@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from mmpkd.config import TrialConfig
-from mmpkd.probe import Cost, StandIn
 from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
+from mmpkd.training.probe import Cost, StandIn
 from sweep.pareto import NUM_BEST
 from sweep.plan.dealing import deal_trials, luck_warnings
 from sweep.plan.expectations import auroc_error, expected_behind, expected_epochs, expected_front, validation_folds
@@ -95,7 +95,7 @@ class Price:
         at_a_time = f"{self.slots} trial{'s' * (self.slots != 1)} at a time"
         shared = "the number of trials" if self.equal == "trials" else "the device-hours"
         lines = [
-            f"price: about {_clock(self.wall_hours * 3600)}, {at_a_time}, from {self.num_steps} timed training steps",
+            f"price: about {clock(self.wall_hours * 3600)}, {at_a_time}, from {self.num_steps} timed training steps",
             f"  {self.hours:.3g} device-hours for {total} trials at full length{_stopped(self)}",
             "  (a device-hour is an hour of a whole GPU or, without a GPU, of a core)",
             "  starting Ray and workers, some seconds each, and fitting teachers come on top",
@@ -105,7 +105,7 @@ class Price:
                 f"{_span(arm.low, arm.high)} s of a device for a trial"
                 for arm in self.arms
             ),
-            f"  fitting teachers: {_clock(self.teacher_seconds)} once (0 s if cached), not included above",
+            f"  fitting teachers: {clock(self.teacher_seconds)} once (0 s if cached), not included above",
             f"  disk: cache {_bytes(self.cache_bytes)}, checkpoints {_bytes(self.checkpoint_bytes)}; "
             f"memory of a trial {_bytes(self.memory_bytes)} of {_bytes(self.device_bytes)}"
             + (f"; {self.per_device} trials to a device" if self.per_device and not self.packing else ""),
@@ -291,7 +291,7 @@ def _bytes(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.2g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"

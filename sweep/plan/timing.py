@@ -11,9 +11,9 @@ from typing import Final
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
-from mmpkd.probe import Cost
 from mmpkd.student import build_student
 from mmpkd.teachers import sees_view
+from mmpkd.training.probe import Cost
 from sweep.plan.price import TimedConfig
 
 MEMORY_SHARE: Final = 0.9  # share of a device's memory that trials may fill
@@ -37,7 +37,7 @@ def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
     objectives, then small batches (which use a device less well)."""
     num_logits = facts.tasks[-1].columns.stop
     channels = facts.channels * len(config.student.reads)
-    student = build_student(config.student, facts.image_size, channels, num_logits, empty=True)
+    student = build_student(config.vit, facts.image_size, channels, num_logits, empty=True)
     tokens = student.grid[0] * student.grid[1] + 1
     size = sum(parameter.numel() for parameter in student.parameters())
     return float(size * tokens), len(config.active_objectives()), -config.optimizer.batch_size

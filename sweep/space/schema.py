@@ -16,10 +16,11 @@ from typing import Any, Final, TypeAlias
 from pydantic.json_schema import models_json_schema
 
 from mmpkd.cohort import READERS
-from mmpkd.config import CohortConfig, EvaluationConfig, ObjectiveConfig, Strict, TeacherConfig, TrialConfig
+from mmpkd.config import CohortConfig, EvaluationConfig, ObjectiveConfig, TeacherConfig, TrialConfig
 from mmpkd.objectives import OBJECTIVES
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.teachers import TEACHERS
+from mmpkd.types import Strict
 from sweep.selection import Selection
 from sweep.space import grammar
 from sweep.space.grammar import RANGES, WORDS
@@ -207,9 +208,8 @@ class _SchemaBuilder:
 
 def _alternatives(field: Json) -> list[Json]:
     """Returns a list of schemas. A value is valid for the field if it matches one of them."""
-    if "anyOf" in field:
-        return [alternative for inner in field["anyOf"] for alternative in _alternatives(inner)]
-    return [field]
+    inner = field.get("anyOf") or field.get("oneOf")  # pydantic writes oneOf where a key says which model it is
+    return [alternative for each in inner for alternative in _alternatives(each)] if inner else [field]
 
 
 def _mapping(properties: Json, others: Json | bool, **keywords: Any) -> Json:

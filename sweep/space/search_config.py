@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from mmpkd.config import Positive, Strict
+from mmpkd.types import Positive, Strict
 from sweep.search.samplers import SAMPLERS
 from sweep.selection import Select
 

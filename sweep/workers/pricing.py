@@ -1,7 +1,7 @@
 """Measures the price of a sweep by running real training steps in Ray workers like the workers of the trials.
 
-`mmpkd.probe` measures in one process. Trials that share a machine slow each other down, so this module measures in
-several workers at the same time, one for each slot of one machine.
+`mmpkd.training.probe` measures in one process. Trials that share a machine slow each other down, so this module
+measures in several workers at the same time, one for each slot of one machine.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
-from mmpkd.probe import MAX_VALIDATED, Cost, Probe, StandIn, stand_in, time_teacher
 from mmpkd.teachers import resolve, sized
 from mmpkd.teachers.teacher import ResolvedTeacher
+from mmpkd.training.probe import MAX_VALIDATED, Cost, Probe, StandIn, stand_in, time_teacher
 from mmpkd.types import UserError
 from sweep.cluster import (
     ROUNDING,

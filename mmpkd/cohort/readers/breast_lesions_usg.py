@@ -28,8 +28,7 @@ from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import ADMITTED, Column, RawImage, Reader, Scan, encode_labels
 from mmpkd.cohort.formats.masks import read_mask
 from mmpkd.cohort.formats.tables import FIRST_ROW, read_table, refuse_rows
-from mmpkd.config import Strict
-from mmpkd.types import CohortError, lay_out
+from mmpkd.types import CohortError, Strict, lay_out
 
 TABLE = "*.xlsx"
 IMAGES = "BrEaST-Lesions_USG-images_and_masks"

@@ -35,9 +35,8 @@ from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import BadSample, Column, RawImage, Reader, Scan, label_columns
 from mmpkd.cohort.formats.tables import FIRST_ROW, refuse_rows
 from mmpkd.cohort.readers.mimic_cxr.tables import FINDINGS, REMEDY, VALUES, Finding, read_ids
-from mmpkd.config import Strict
 from mmpkd.frames import from_run_lengths
-from mmpkd.types import CohortError, ConfigError, lay_out
+from mmpkd.types import CohortError, ConfigError, Strict, lay_out
 
 MASKED: dict[str, Finding] = {  # a finding's name in the mask files: its name in the label tables
     "Atelectasis": "Atelectasis",

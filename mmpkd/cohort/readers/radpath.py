@@ -33,8 +33,7 @@ from mmpkd.cohort.facts import Column, RawImage, Reader, Scan, comparable_name, 
 from mmpkd.cohort.formats.nifti import axial_slices, read_nifti
 from mmpkd.cohort.formats.tables import FIRST_ROW, read_table, refuse_rows
 from mmpkd.cohort.spelling import DIFFERENCE, strip_padding
-from mmpkd.config import Strict
-from mmpkd.types import CohortError, lay_out
+from mmpkd.types import CohortError, Strict, lay_out
 
 ID, CLASS, AGE = "CPM_RadPath_2019_ID", "class", "age_in_days"
 LABELS = ("G", "O", "A")

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mmpkd.cohort.facts import Column, RawImage, Reader, Scan, encode_labels
-from mmpkd.config import Fraction, Positive, Strict
-from mmpkd.types import lay_out
+from mmpkd.types import Fraction, Positive, Strict, lay_out
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -19,7 +19,6 @@ from mmpkd.build import build, check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, CohortConfig, TeacherConfig, TrialConfig
-from mmpkd.probe import Probe, StandIn, stand_in
 from mmpkd.teachers import resolve
 from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.fitting import folds
@@ -27,6 +26,7 @@ from mmpkd.teachers.fused import Fused, FusedParams
 from mmpkd.teachers.fusion import Cells, Fusion, Patches, Update
 from mmpkd.teachers.online import Online, online
 from mmpkd.train import train
+from mmpkd.training.probe import Probe, StandIn, stand_in
 from mmpkd.training.stages import Run
 from mmpkd.training.step import descend, epoch_inputs, loss_terms
 from mmpkd.types import Mistake, Needs

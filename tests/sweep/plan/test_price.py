@@ -18,8 +18,8 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from mmpkd.config import CohortConfig, TrialConfig
-from mmpkd.probe import Cost, StandIn, stand_in
 from mmpkd.teachers.teacher import ResolvedTeacher
+from mmpkd.training.probe import Cost, StandIn, stand_in
 from sweep.cluster import Reservation
 from sweep.plan.dealing import luck_warnings
 from sweep.plan.expectations import (

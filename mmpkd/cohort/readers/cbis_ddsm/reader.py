@@ -36,8 +36,7 @@ from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Sc
 from mmpkd.cohort.formats.masks import two_valued_mask
 from mmpkd.cohort.formats.tables import read_table, refuse_rows
 from mmpkd.cohort.readers.cbis_ddsm.files import Files
-from mmpkd.config import Strict
-from mmpkd.types import CohortError, lay_out
+from mmpkd.types import CohortError, Strict, lay_out
 
 Kind = Literal["mass", "calc"]
 KINDS: tuple[Kind, ...] = ("mass", "calc")

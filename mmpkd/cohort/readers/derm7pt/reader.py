@@ -33,8 +33,7 @@ from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode_labels
 from mmpkd.cohort.formats.tables import read_table, refuse_rows
 from mmpkd.cohort.readers.derm7pt.classes import CLASSES, DEEPGUIDE_COUNTS, DEEPGUIDE_LACKS, DEEPGUIDE_PARTS, POINTS
-from mmpkd.config import Strict
-from mmpkd.types import CohortError, lay_out
+from mmpkd.types import CohortError, Strict, lay_out
 
 FOLDER = "release_v0"
 META = "meta.csv"

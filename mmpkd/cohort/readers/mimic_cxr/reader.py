@@ -41,9 +41,8 @@ from mmpkd.cohort.readers.mimic_cxr.tables import (
     label_images,
     read_ids,
 )
-from mmpkd.config import Strict
 from mmpkd.near_names import near
-from mmpkd.types import CohortError, ConfigError, lay_out
+from mmpkd.types import CohortError, ConfigError, Strict, lay_out
 
 PARTS = {"train": "train", "validate": "val", "test": "test"}
 UNSTATED = "unstated"

@@ -10,9 +10,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mmpkd.cohort.facts import Column, ColumnKind, Role, matching_names
 from mmpkd.cohort.spelling import DIFFERENCE, group_spellings
-from mmpkd.config import IMAGE, Strict
+from mmpkd.config import IMAGE
 from mmpkd.near_names import near
-from mmpkd.types import TaskKind
+from mmpkd.types import Strict, TaskKind
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

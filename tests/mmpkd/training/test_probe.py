@@ -10,9 +10,9 @@ import pytest
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
-from mmpkd.probe import Probe, StandIn, evenly, random_outputs, stand_in, time_teacher
 from mmpkd.teachers import resolve
 from mmpkd.teachers.text import Text
+from mmpkd.training.probe import Probe, StandIn, evenly, random_outputs, stand_in, time_teacher
 from mmpkd.types import Needs, TeacherOutput
 from tests.mmpkd.teacher_fixtures import EXAMPLES, TEXT
 
@@ -85,7 +85,7 @@ def test_a_fit_is_extrapolated_in_samples_and_epochs(
     """A fit takes 2 s, and 10 ms for each sample of each epoch; outputs take no time."""
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr("mmpkd.probe.MIN_FITTED", 15)
+    monkeypatch.setattr("mmpkd.training.probe.MIN_FITTED", 15)
 
     def fit(self: Text, store: StandIn, rows: np.ndarray) -> None:
         clock[0] += 2 + 0.01 * len(rows) * self.params.epochs
