@@ -23,19 +23,21 @@ FLOORS = {
         {"machine.resources", "machine.files", "machine.recording", "near_names"},
         {"machine.errors"},
         {"machine.new_folder"},
-        {"vlm.config", "vlm.boxes"},
+        {"vlm.config", "vlm.boxes", "training.pretrain_config"},
         {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"},
         {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights", "vlm.scores"},
         {"vlm.vocabulary", "vlm.positions"},
-        {"vlm.rows"},
+        {"vlm.rows", "vlm.network"},
         {"vlm.model"},
+        {"vlm.exported"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
         {"images", "export.origin", "scoring.saliency", "scoring.patients", "scoring.baselines"},
         {"scoring.forward"},
         {"teachers"},
         {"training.stage_validation"},
-        {"training.batches"},
+        {"training.batches", "training.masked_autoencoder"},
         {"training.stages"},
+        {"training.pretrain"},
         {"build", "checkpoint", "export.student_file", "scoring.validation"},
         {"training.step"},
         {"training.execution"},
@@ -77,7 +79,7 @@ ENGINE = {"ray", "optuna", "mlflow", "sweep"}  # what one training run never nee
 # Libraries of an extra that one module imports, and only when it needs them: those of a format in which a student is
 # exported, and that of low-rank adapters.
 FORMATS = {
-    "mmpkd.vlm.model": {"peft"},
+    "mmpkd.vlm.network": {"peft"},
     "mmpkd.export.to_mlflow": {"mlflow"},
     "mmpkd.export.to_onnx": {"onnx", "onnxruntime"},
 }

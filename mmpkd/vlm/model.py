@@ -6,6 +6,7 @@ transformers and peft are imported where they are used, because most trainings h
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpkd.fit import autocast, seeded
-from mmpkd.types import ConfigError
-from mmpkd.vlm.config import FAMILIES, LoraConfig, VlmConfig
-from mmpkd.vlm.positions import apply_rule
+from mmpkd.types import ConfigError, Mistake
+from mmpkd.vlm.config import FAMILIES, VlmConfig
+from mmpkd.vlm.network import MERGE, network_config, network_of_folder, new_network, prepared, with_adapters
 from mmpkd.vlm.rows import Rows
-from mmpkd.vlm.vocabulary import Processor, folder_facts
-
-MERGE = 2  # patches along each side that become one visual token, in all models of the families
-LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"  # that get adapters
+from mmpkd.vlm.vocabulary import Processor, folder_facts, pixels_of_token
 
 
 class Answers(NamedTuple):
@@ -185,91 +183,40 @@ def build(config: VlmConfig, processor: Processor, image_size: int, channels: in
     """
     with seeded(seed, *purpose):
         if config.model in FAMILIES:
-            network = _class(config.model)(built_config(config, processor, image_size, channels))
+            network = new_network(config.model, network_config(config, processor, image_size, channels))
         else:
-            network = _from_folder(Path(config.model))
-        network = prepared(network, config)
+            network = network_of_folder(Path(config.model), channels)
+        network = prepared(network, config.positions)
         if config.lora is not None:
-            network = _with_adapters(network, config.lora)
+            network = with_adapters(network, config.lora)
     return Vlm(network, processor).train()
 
 
-def prepared(network: Any, config: VlmConfig) -> Any:
-    """Returns a network of transformers with the rule of positions, and without the decoding options of its folder."""
-    from transformers import GenerationConfig
-
-    apply_rule(network, config.positions)
-    network.generation_config = GenerationConfig()
-    return network
-
-
-def _class(family: str) -> Any:
-    import transformers
-
-    names = {"qwen2_vl": "Qwen2VLForConditionalGeneration", "qwen3_vl": "Qwen3VLForConditionalGeneration"}
-    return getattr(transformers, names[family])
-
-
-def built_config(config: VlmConfig, processor: Processor, image_size: int, channels: int) -> Any:
-    """Returns the configuration of transformers for a model that is built."""
-    import transformers
-
-    vision, decoder, tokens = config.vision, config.decoder, processor.tokens
-    half = decoder.width // decoder.heads // 2
-    temporal = max(1, half // 4)
-    sections = [temporal, (half - temporal + 1) // 2, (half - temporal) // 2]
-    shared = {"depth": vision.depth, "num_heads": vision.heads, "patch_size": vision.patch_size}
-    shared |= {"in_channels": channels, "temporal_patch_size": 1, "spatial_merge_size": MERGE}
-    text = {
-        "vocab_size": len(tokens),
-        "hidden_size": decoder.width,
-        "intermediate_size": decoder.mlp,
-        "num_hidden_layers": decoder.depth,
-        "num_attention_heads": decoder.heads,
-        "num_key_value_heads": decoder.heads,
-        "initializer_range": decoder.initializer_range,
-        "rope_parameters": {"rope_type": "default", "rope_theta": decoder.rope_theta, "mrope_section": sections},
-        "pad_token_id": tokens.pad,
-    }
-    if config.model == "qwen2_vl":
-        kind: Any = transformers.Qwen2VLConfig
-        sizes: dict[str, Any] = {"embed_dim": vision.width, "hidden_size": decoder.width, "mlp_ratio": 4}
-        text |= {"bos_token_id": None, "eos_token_id": tokens.end}
-    else:
-        kind = transformers.Qwen3VLConfig
-        sizes = {"hidden_size": vision.width, "out_hidden_size": decoder.width, "intermediate_size": 4 * vision.width}
-        sizes |= {"num_position_embeddings": (image_size // vision.patch_size) ** 2, "deepstack_visual_indexes": []}
-        text |= {"head_dim": decoder.width // decoder.heads}
-    return kind(
-        text_config=text,
-        vision_config=shared | sizes,
-        image_token_id=tokens.image,
-        video_token_id=tokens.video,
-        vision_start_token_id=tokens.vision,
-        vision_end_token_id=tokens.vision_end,
-        tie_word_embeddings=True,
-    )
+def check(config: VlmConfig, image_size: int) -> list[Mistake]:
+    """Returns what is wrong with the configuration of a model and can be known without building it. The paths are those
+    below the model's section; `reads` is left to the caller, who knows the cohort's images."""
+    mistakes = []
+    if config.lora is not None and find_spec("peft") is None:
+        problem = "low-rank adapters need the library peft, which is not installed; run: pip install 'mmpkd[vlm]'"
+        mistakes.append(Mistake("lora", problem))
+    if config.model not in FAMILIES:
+        try:
+            facts = folder_facts(Path(config.model))
+        except ConfigError as error:
+            return [*mistakes, *(Mistake("model", mistake.problem) for mistake in error.mistakes)]
+        return mistakes + _check_size(pixels_of_token(facts), image_size, "model")
+    for path, size, step, least in (("vision", config.vision, 4, 4), ("decoder", config.decoder, 2, 6)):
+        width = size.width / size.heads
+        if width % step or width < least:
+            problem = f"{size.width} over {size.heads} heads gives {width:g} for each head"
+            advice = f"wanted a multiple of {step} that is at least {least}, for the rotary positions"
+            mistakes.append(Mistake(f"{path}.width", f"{problem}; {advice}"))
+    return mistakes + _check_size(MERGE * config.vision.patch_size, image_size, "vision.patch_size")
 
 
-def _from_folder(folder: Path) -> Any:
-    facts = folder_facts(folder)
-    try:
-        return _class(facts["model_type"]).from_pretrained(str(folder), local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        problem = f"the model in {folder} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})"
-        raise ConfigError.at("student.model", f"{problem}; download it again with `hf download`") from error
-
-
-def _with_adapters(network: Any, config: LoraConfig) -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        problem = "low-rank adapters need the library peft, which is not installed"
-        raise ConfigError.at("student.lora", f"{problem}; run: pip install 'mmpkd[vlm]'") from error
-    options = peft.LoraConfig(  # a scale need not be an integer
-        r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]
-        lora_dropout=config.dropout,
-        target_modules=LAYERS,
-    )
-    return peft.get_peft_model(network, options)
+def _check_size(pixels: int, image_size: int, path: str) -> list[Mistake]:
+    if image_size % pixels == 0:
+        return []
+    problem = f"a visual token covers {pixels} x {pixels} pixels, which do not fill images of {image_size}"
+    sizes = [size for size in (image_size // pixels * pixels, (image_size // pixels + 1) * pixels) if size]
+    return [Mistake(path, f"{problem}; set cohort.image_size={' or '.join(map(str, sizes))}")]
