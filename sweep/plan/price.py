@@ -183,11 +183,13 @@ def compute_price(
 def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
     """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them.
 
-    If a training has several stages, the time of the earlier stages is spread evenly over the epochs of the last stage.
+    The time of a pre-training and of earlier stages is spread evenly over the epochs of the last stage. Trials that
+    share one in the cache cost less.
     """
     train, val = len(store.rows("train", config.cohort.fold)), len(store.rows("val", config.cohort.fold))
     passes = sum(stage.epochs or 0 for stage in config.staged()) / config.epochs
-    return passes * train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
+    before = config.pretrain.epochs / config.epochs * train * cost.pretrain_seconds if config.pretrain else 0.0
+    return before + passes * train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
 
 
 def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
