@@ -84,6 +84,9 @@ class VlmTeacherConfig(VlmConfig):
     """
 
     epochs: Annotated[int, Field(ge=0)] = 30
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    batch_size: Positive = 48  # questions of a step
+    seed: Annotated[int, Field(ge=0)] = 0
     hints: Fraction = 0.0
     control: Literal["shuffled"] | None = None
 
