@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmpkd.cohort import questions
 from mmpkd.cohort.facts import Facts, Reader
 from mmpkd.cohort.readers.breast_lesions_usg import BreastLesionsUsg
 from mmpkd.cohort.readers.cbis_ddsm.reader import CbisDdsm
@@ -10,6 +11,7 @@ from mmpkd.cohort.readers.derm7pt.reader import Derm7pt
 from mmpkd.cohort.readers.mimic_cxr.reader import MimicCxr
 from mmpkd.cohort.readers.radpath import RadPath
 from mmpkd.cohort.readers.synthetic import Synthetic
+from mmpkd.cohort.readers.synthetic_vqa import SyntheticVqa
 from mmpkd.cohort.readers.table.reader import Table
 from mmpkd.cohort.source import missing_files, refuse_bad_samples, scan_cohort
 from mmpkd.cohort.splits import check_classes, num_folds, refuse_fold
@@ -26,6 +28,7 @@ READERS: dict[str, type[Reader]] = {
     "chexlocalize": Chexlocalize,
     "derm7pt": Derm7pt,
     "radpath": RadPath,
+    "synthetic_vqa": SyntheticVqa,
 }
 
 
@@ -72,5 +75,6 @@ def facts(config: CohortConfig) -> Facts:
     scan = scan_cohort(config, reader)
     refuse_bad_samples(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
     check_classes("the whole cohort", scan.labels, scan.tasks)
+    questions.check(scan.questions, scan.samples.get("split"))
     refuse_fold(config.fold, num_folds(scan.samples.get("split")))
     return scan.facts(config.image_size, reader.credentialed)

@@ -7,7 +7,6 @@ To add a reader, write a file with a subclass of `Reader` and its pydantic `Para
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -18,9 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmpkd.cohort.questions import QuestionFacts
 from mmpkd.cohort.spelling import normalise_name
-from mmpkd.near_names import near
-from mmpkd.types import Mistake, Strict, Task
+from mmpkd.types import Strict, Task
 
 Role = Literal["descriptor", "context", "near_label", "forbidden", "id"]
 ColumnKind = Literal["categorical", "multivalued", "numeric"]
@@ -69,6 +68,7 @@ class Facts:
     num_samples: int
     external: bool = False  # the cohort has no training part; models trained on another cohort are scored on it
     several_images: bool = False  # some patient has several images, so that scores by patient are of use
+    questions: QuestionFacts | None = None  # None: the cohort has no questions
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Scan:
     text: one string column per section of the reports, NaN where missing. None if the cohort has no text.
     near_label_sections: names of the columns of `text` from which the labels were read.
     files: the files of each sample, relative to the root (POSIX) or absolute. Empty for a generated cohort.
+    questions: the questions about the images and their answers, a table with the columns of `questions.COLUMNS`; see
+        there. Such a cohort has no classification tasks and no labels. None: the cohort has no questions.
     tables: paths of the source tables, relative to the root. Their contents are hashed into the fingerprint.
     notes: sentences that state what was left out and why. `prepare` prints them and keeps them in the manifest.
     """
@@ -101,6 +103,7 @@ class Scan:
     roi_labels: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
     text: pd.DataFrame | None = None
+    questions: pd.DataFrame | None = None
     near_label_sections: tuple[str, ...] = ()
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tables: Sequence[str] = ()
@@ -139,6 +142,7 @@ class Scan:
             num_samples=len(self.samples),
             external=external,
             several_images=bool(self.samples["patient"].duplicated().any()),
+            questions=None if self.questions is None else QuestionFacts.of(self.questions),
         )
 
 
@@ -252,48 +256,3 @@ def matching_names(pattern: str, names: Iterable[str]) -> list[str]:
 def admitted_columns(facts: Facts) -> list[str]:
     """Returns the names of the columns that teachers use by default, which have the role descriptor or context."""
     return [column.name for column in facts.columns.values() if column.role in ADMITTED]
-
-
-def check_columns(columns: Sequence[str], near_label: Sequence[str], facts: Facts) -> list[Mistake]:
-    """Returns the mistakes in a teacher's choice of columns, each under the path `columns` or `near_label`.
-
-    Each entry of `columns` must be the name of a column with the role descriptor or context, or a pattern
-    (`matching_names`) that matches at least one of them. `near_label` lists near-label columns by name.
-    """
-    counts = Counter((*columns, *near_label))
-    problems = [(name, _column_problem(name, near_label, facts)) for name in counts]
-    problems += [(name, f"column {name!r} is listed twice") for name, count in counts.items() if count > 1]
-    return [
-        Mistake("near_label" if name in near_label else "columns", problem) for name, problem in problems if problem
-    ]
-
-
-def _column_problem(name: str, near_label: Sequence[str], facts: Facts) -> str:
-    usable = admitted_columns(facts)
-    if "*" in name and name not in near_label and matching_names(name, usable):
-        return ""
-    wanted = f" (columns to teach from: {', '.join(usable)})" if usable else " (this cohort has none to teach from)"
-    columns = {comparable_name(column): column for column in (*facts.unlisted, *facts.columns)}
-    column = columns.get(comparable_name(name))
-    if column is None:
-        return f"no column {name!r}{near(name, [*usable, *near_label_columns(facts)])}"
-    if column in facts.unlisted:
-        return f"column {column!r} has no role in this cohort, so it is not stored{wanted}"
-    role = facts.columns[column].role
-    if role == "forbidden":
-        return f"column {column!r} is forbidden: it states the label and is never stored{wanted}"
-    if role == "id":
-        return f"column {column!r} only names things (role id){wanted}"
-    if column != name:
-        return f"no column {name!r}; write it as the source does: {column!r}"
-    if role == "near_label" and name not in near_label:
-        remedy = "to teach from it all the same, list it under `near_label:` instead"
-        return f"column {name!r} nearly states the label (role near_label); {remedy}"
-    if role != "near_label" and name in near_label:
-        return f"column {name!r} has role {role}, not near_label; list it under `columns:`"
-    return ""
-
-
-def near_label_columns(facts: Facts) -> list[str]:
-    """Returns the near-label columns, which teachers use only when the configuration names them."""
-    return [column.name for column in facts.columns.values() if column.role == "near_label"]

@@ -1,6 +1,6 @@
 """Measures whether privileged columns, or the words of a report section, give the label away.
 
-This file looks at values only. The roles of columns are checked by `cohort.facts.check_columns`.
+This file looks at values only. The roles of columns are checked by `cohort.chosen_columns.check_columns`.
 """
 
 from __future__ import annotations

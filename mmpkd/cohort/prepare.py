@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ import pandas as pd
 from filelock import FileLock
 from rich.console import Console
 
-from mmpkd.cohort import READERS, copies, reader_for, splits
+from mmpkd.cohort import READERS, copies, questions, reader_for, splits
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.disk import allocate, explain_full_disk, keep_rows
 from mmpkd.cohort.facts import BadSample, Facts, Reader, Scan
@@ -30,7 +30,7 @@ from mmpkd.cohort.journal import JOURNAL, decode_all, read_journal
 from mmpkd.cohort.likeness import Pictures
 from mmpkd.cohort.remarks import remarks
 from mmpkd.cohort.source import describe_bad_samples, missing_files, refuse_bad_samples, scan_cohort, source_fingerprint
-from mmpkd.cohort.store import MANIFEST, SCHEMA, STORES, Store
+from mmpkd.cohort.store import MANIFEST, SCHEMA, STORES, Store, stored_facts
 from mmpkd.cohort.stored_tables import write_tables
 from mmpkd.cohort.suspects import Suspects, find_suspects
 from mmpkd.config import CohortConfig, validate
@@ -157,6 +157,7 @@ def _build_store(
     config: CohortConfig, reader: Reader, scan: Scan, split: pd.Series, target: Path, identity: Mapping[str, Any]
 ) -> None:
     splits.check(split, scan.samples["patient"], scan.labels, scan.tasks)
+    questions.check(scan.questions, split)
     refuse_bad_samples(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
     size, ids = config.image_size, [str(sample) for sample in scan.samples.index]
     partial = target.with_name(f"{target.name}.partial")
@@ -190,7 +191,7 @@ def _build_store(
             shutil.rmtree(partial)  # the user has to change the source, which changes the store's name
             raise
         write_tables(partial, scan, split, kept_entries, kept, boxes, hashes)
-        facts = replace(scan.facts(size, reader.credentialed), num_samples=len(kept))
+        facts = replace(_questions_about(scan, kept).facts(size, reader.credentialed), num_samples=len(kept))
         suspects = _find_suspects(scan, facts, split, kept)
         (partial / DEPTHS).unlink()
         # Rows move next, which makes the journal's rows wrong. If the process is killed now, all is decoded anew.
@@ -200,7 +201,7 @@ def _build_store(
                 keep_rows(partial / name, array, np.flatnonzero(good))
         manifest = {
             **identity,
-            "facts": asdict(facts),
+            "facts": stored_facts(facts),
             "counts": _counts(scan, split, kept, sum(entry.num_empty for entry in entries.values())),
             "bit_depth": depths[0].bits,
             "is_stretched": any(entry.appearances[0].is_stretched for entry in kept_entries),
@@ -226,6 +227,10 @@ def _build_store(
         (partial / MANIFEST).write_text(sealed(manifest, indent=1))
         os.replace(partial, target)
     _print_summary(config, reader, scan, manifest, bad)
+
+
+def _questions_about(scan: Scan, kept: list[str]) -> Scan:
+    return scan if scan.questions is None else replace(scan, questions=questions.about(scan.questions, kept))
 
 
 def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bool:
@@ -268,7 +273,8 @@ def _print_summary(
     """
     counts = manifest["counts"]
     lines = [
-        f"prepared {config.reader}: {counts['samples']} samples of {counts['patients']} patients",
+        f"prepared {config.reader}: {counts['samples']} samples of {counts['patients']} patients"
+        + questions.in_words(manifest["facts"].get("questions")),
         *manifest["notes"],
     ]
     if scan.unlisted:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmpkd.cohort import identities, splits
+from mmpkd.cohort import identities, questions, splits
 from mmpkd.cohort.facts import BadSample, Reader, Scan
 from mmpkd.cohort.spelling import normalise_name
 from mmpkd.config import CohortConfig
@@ -68,6 +68,7 @@ def _leave_out(scan: Scan, leave_out: Sequence[int | str]) -> Scan:
         labels=scan.labels.loc[kept],
         privileged=scan.privileged.loc[kept],
         text=None if scan.text is None else scan.text.loc[kept],
+        questions=None if scan.questions is None else questions.about(scan.questions, kept),
         files={sample: files for sample, files in scan.files.items() if is_kept[sample]},
         notes=(*scan.notes, note),
     )

@@ -206,13 +206,18 @@ def deal_folds(stratum_N: NDArray[Any], patient_N: NDArray[Any], num_folds: int,
 
 
 def _deal_by_strata(scan: Scan, chosen: np.ndarray, count: int) -> pd.Series:
-    """Deals the patients of the chosen samples into `count` folds, stratified by all tasks.
+    """Deals the patients of the chosen samples into `count` folds, stratified by all tasks, or by the modality of the
+    images if the cohort has questions instead of tasks.
 
     Returns:
         The name of the fold of each chosen sample (fold0, fold1 ...), and NaN for the other samples.
     """
     patients = scan.samples["patient"].to_numpy(dtype=object)[chosen]
-    strata = np.stack([_task_stratum(task, scan.labels) for task in scan.tasks], axis=1)[chosen]
+    strata_TN = [_task_stratum(task, scan.labels) for task in scan.tasks]
+    if scan.questions is not None:
+        modality = scan.questions.drop_duplicates("sample").set_index("sample")["modality"].reindex(scan.samples.index)
+        strata_TN.append(pd.factorize(modality, sort=True)[0])
+    strata = np.stack(strata_TN, axis=1)[chosen]
     _, stratum = np.unique(strata, axis=0, return_inverse=True)
     folds = pd.Series(np.nan, index=scan.samples.index, dtype=object)
     folds[chosen] = np.array([f"fold{fold}" for fold in deal_folds(stratum, patients, count, SPLIT_SEED)], object)

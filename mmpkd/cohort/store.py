@@ -8,6 +8,7 @@ samples.parquet   columns sample, patient, split, row, height and width (of the 
                   right (the place of the image in its square), label/<task>/<label> (NaN: unknown),
                   privileged/<column>, perceptual_hash (see `likeness`; older stores lack it)
 text.parquet      column sample, and one column per section of the reports
+questions.parquet columns sample, question, answer, task and modality (see `questions`)
 rois.parquet      columns sample, label, height, width, runs (run lengths at the original size) and store_runs (run
                   lengths at the stored size)
 manifest.json     written last; a folder without this file is not a store
@@ -18,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -27,7 +28,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmpkd.cohort import splits
+from mmpkd.cohort import questions, splits
 from mmpkd.cohort.facts import Column, Facts, Section, label_columns
 from mmpkd.cohort.likeness import Hashes, Pictures
 from mmpkd.config import IMAGE
@@ -183,6 +184,23 @@ class Store:
         table = pd.read_parquet(self.path / "text.parquet", columns=["sample", *sections])
         return table.set_index("sample").loc[self._samples.index]
 
+    @cached_property
+    def questions(self) -> pd.DataFrame:
+        """The questions about the images, in an order that never changes: the columns of `questions.COLUMNS`, and `row`,
+        the position of the image in the store.
+
+        Raises:
+            CohortError: the cohort has no questions, or the file is damaged.
+        """
+        if self.facts.questions is None:
+            raise CohortError(f"{self.path} holds no questions; choose a cohort with questions, such as synthetic_vqa")
+        path = self.path / "questions.parquet"
+        try:
+            return questions.located(pd.read_parquet(path), self._samples.index)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            problem = f"{path} is damaged ({type(error).__name__})"
+            raise CohortError(f"{problem}; delete the store (rm -r {self.path}) and it is prepared again") from None
+
     def view(self, name: str) -> NDArray[np.uint8]:
         """Returns the view `name`, a further image of each sample, as a memory-mapped array N x C x H x W.
 
@@ -256,10 +274,22 @@ class Store:
         return runs
 
 
+def stored_facts(facts: Facts) -> dict[str, Any]:
+    """Returns the facts as a manifest holds them. Without questions they are as earlier versions wrote them."""
+    content = asdict(facts)
+    if facts.questions is None:
+        del content["questions"]
+    return content
+
+
 def read_facts(content: Mapping[str, Any]) -> Facts:
-    """Converts the facts of a manifest, which `asdict` wrote, back to `Facts`."""
+    """Converts the facts of a manifest, which `stored_facts` wrote, back to `Facts`."""
     tuples = {name: tuple(content[name]) for name in ("unlisted", "roi_labels", "views")}
     tasks = tuple(Task(**{**task, "labels": tuple(task["labels"])}) for task in content["tasks"])
     columns = {name: Column(**column) for name, column in content["columns"].items()}
     sections = {name: Section(**section) for name, section in content["sections"].items()}
+    asked_about = content.get("questions")
+    if asked_about is not None:
+        names = {name: tuple(asked_about[name]) for name in ("tasks", "modalities")}
+        tuples["questions"] = questions.QuestionFacts(**{**asked_about, **names})
     return Facts(**{**content, **tuples, "tasks": tasks, "columns": columns, "sections": sections})

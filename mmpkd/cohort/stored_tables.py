@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmpkd.cohort import questions
 from mmpkd.cohort.facts import ADMITTED, Scan
 from mmpkd.cohort.journal import Entry
 from mmpkd.cohort.likeness import Hashes
@@ -23,7 +24,7 @@ def write_tables(
     boxes: list[Box],
     hashes: Hashes,
 ) -> None:
-    """Writes `samples.parquet`, `text.parquet` and `rois.parquet` of a store.
+    """Writes `samples.parquet`, `text.parquet`, `questions.parquet` and `rois.parquet` of a store.
 
     Args:
         partial: the folder of the store.
@@ -48,6 +49,8 @@ def write_tables(
     _write_parquet(partial / "samples.parquet", table.rename_axis("sample").reset_index())
     if scan.text is not None:
         _write_parquet(partial / "text.parquet", scan.text.loc[kept].rename_axis("sample").reset_index())
+    if scan.questions is not None:
+        _write_parquet(partial / "questions.parquet", questions.about(scan.questions, kept))
     if scan.roi_labels:
         rois = [
             (sample, roi.label, entry.height, entry.width, roi.runs, roi.store_runs)

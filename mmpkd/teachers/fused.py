@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mmpkd.augment import View, apply_light, apply_view, draw_views
-from mmpkd.cohort.facts import Facts, check_columns
+from mmpkd.cohort.chosen_columns import check_columns
+from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig
 from mmpkd.fit import autocast, generator_for, seeded

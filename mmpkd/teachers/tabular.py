@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmpkd.cohort.facts import Facts, check_columns
+from mmpkd.cohort.chosen_columns import check_columns
+from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.fit import seeded, task_loss
 from mmpkd.teachers.columns import ColumnsParams, Encoder, chosen_columns

@@ -29,7 +29,9 @@ def _unused(config: TrialConfig) -> list[Mistake]:
     names = [name for name in ("teachers", "objectives", "stages") if getattr(config, name)]
     mistakes = [Mistake(name, instead) for name in names]
     if config.augmentation != AugmentationConfig():
-        problem = "a student of kind vlm sees every image as it is stored, because boxes stand in the text; leave it out"
+        problem = (
+            "a student of kind vlm sees every image as it is stored, because boxes stand in the text; leave it out"
+        )
         mistakes.append(Mistake("augmentation", problem))
     for name in ("label_smoothing", "class_weights"):
         if getattr(config.optimizer, name) != type(config.optimizer).model_fields[name].default:
@@ -68,7 +70,9 @@ def _check_distillation(config: TrialConfig, facts: Facts) -> list[Mistake]:
         problem = f"{parts.corrections.rounds} rounds need more than {config.epochs} epochs (epochs)"
         mistakes.append(Mistake("distillation.corrections.rounds", problem))
     if parts.corrections.rounds and parts.kl.weight and parts.kl.top_k:
-        problem = "cached logits belong to targets that corrections replace; leave top_k out, or set corrections.rounds=0"
+        problem = (
+            "cached logits belong to targets that corrections replace; leave top_k out, or set corrections.rounds=0"
+        )
         mistakes.append(Mistake("distillation.kl.top_k", problem))
     if parts.pseudo_labels.use and not facts.questions.num_unanswered:
         problem = "every training question has an answer, so that there is nothing to label; set it to false"

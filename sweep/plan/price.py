@@ -16,7 +16,10 @@ import numpy as np
 
 from mmpkd.config import TrialConfig
 from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
-from mmpkd.training.probe import Cost, StandIn
+from mmpkd.training.probe import Cost
+from mmpkd.training.stand_in import StandIn
+from mmpkd.vlm.config import VlmConfig
+from mmpkd.vlm.training.items import num_items
 from sweep.pareto import NUM_BEST
 from sweep.plan.dealing import deal_trials, luck_warnings
 from sweep.plan.expectations import auroc_error, expected_behind, expected_epochs, expected_front, validation_folds
@@ -185,9 +188,12 @@ def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
 
     If a training has several stages, the time of the earlier stages is spread evenly over the epochs of the last stage.
     """
-    train, val = len(store.rows("train", config.cohort.fold)), len(store.rows("val", config.cohort.fold))
+    train, val = store.rows("train", config.cohort.fold), len(store.rows("val", config.cohort.fold))
+    num_train = len(train)
+    if isinstance(config.student, VlmConfig):  # steps are made of questions
+        num_train = num_items(store, train, config.distillation.pseudo_labels.use)
     passes = sum(stage.epochs or 0 for stage in config.staged()) / config.epochs
-    return passes * train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
+    return passes * num_train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
 
 
 def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:

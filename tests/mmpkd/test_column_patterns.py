@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mmpkd.cohort import facts, reader_for
-from mmpkd.cohort.facts import Column, Facts, check_columns, matching_names
+from mmpkd.cohort.chosen_columns import check_columns
+from mmpkd.cohort.facts import Column, Facts, matching_names
 from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.cohort.readers.table.reader import Table
 from mmpkd.teachers.columns import chosen_columns

@@ -113,12 +113,12 @@ class Synthetic(Reader):
         """Paints the image of a sample and its view, which are grey, `side` x `side`, uint8."""
         position, truth, glyph = self._scenes[sample_id]
         knobs = self.params
-        scene = _Scene(np.random.default_rng([knobs.seed, 1, position]), knobs.side, knobs.lesion, truth)
+        scene = Scene(np.random.default_rng([knobs.seed, 1, position]), knobs.side, knobs.lesion, truth)
         plain = scene.paint(texture=min(0.4, 3 * knobs.texture), grain=0.02)
         image = scene.paint(texture=knobs.texture, grain=0.06)
         if knobs.marker:
             scene.mark(image, glyph)
-        return RawImage(_grey(image), {"superior": _grey(plain)}, [("lesion", scene.lesion)])
+        return RawImage(grey_levels(image), {"superior": grey_levels(plain)}, [("lesion", scene.lesion)])
 
     @cached_property
     def _table(self) -> pd.DataFrame:
@@ -199,7 +199,7 @@ def _signs(truth: Ints, accuracy: float, generator: np.random.Generator) -> list
     ]
 
 
-class _Scene:
+class Scene:
     """The place and texture of a lesion and the background clutter. They are drawn at random once, and then painted
     into both the image and the view `superior`."""
 
@@ -256,5 +256,6 @@ def _paint_glyph(name: str, size: int) -> NDArray[np.bool_]:
     return shapes[name]
 
 
-def _grey(image: Floats) -> NDArray[np.uint8]:
+def grey_levels(image: Floats) -> NDArray[np.uint8]:
+    """Converts grey values in [0, 1] to uint8; values beyond are clipped."""
     return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mmpkd.cohort import facts
-from mmpkd.cohort.facts import check_columns
+from mmpkd.cohort.chosen_columns import check_columns
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.readers.breast_lesions_usg import COLUMNS, IMAGES, BreastLesionsUsg, BreastLesionsUsgParams
 from mmpkd.cohort.store import Store

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from mmpkd.cohort import facts, reader_for
-from mmpkd.cohort.facts import BadSample, Scan, check_columns
+from mmpkd.cohort.chosen_columns import check_columns
+from mmpkd.cohort.facts import BadSample, Scan
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.readers.derm7pt.classes import CLASSES, DEEPGUIDE_COUNTS, DEEPGUIDE_LACKS, DEEPGUIDE_PARTS
 from mmpkd.cohort.readers.derm7pt.reader import Derm7pt

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from mmpkd.cohort import READERS, facts, reader_for
-from mmpkd.cohort.facts import ADMITTED, Column, Facts, check_columns, encode_labels, label_columns
+from mmpkd.cohort.chosen_columns import check_columns
+from mmpkd.cohort.facts import ADMITTED, Column, Facts, encode_labels, label_columns
 from mmpkd.config import CohortConfig
 from mmpkd.types import ConfigError, lay_out
 

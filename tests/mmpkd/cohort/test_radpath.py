@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from mmpkd.cohort import facts, reader_for
-from mmpkd.cohort.facts import BadSample, Scan, check_columns
+from mmpkd.cohort.chosen_columns import check_columns
+from mmpkd.cohort.facts import BadSample, Scan
 from mmpkd.cohort.formats.nifti import read_nifti
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.readers.radpath import AGE, CLASS, ID

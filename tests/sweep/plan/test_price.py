@@ -19,7 +19,8 @@ from scipy.stats import norm
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.teachers.teacher import ResolvedTeacher
-from mmpkd.training.probe import Cost, StandIn, stand_in
+from mmpkd.training.probe import Cost
+from mmpkd.training.stand_in import StandIn, stand_in
 from sweep.cluster import Reservation
 from sweep.plan.dealing import luck_warnings
 from sweep.plan.expectations import (
