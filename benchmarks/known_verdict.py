@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,14 +33,21 @@ UNCLAIMED: Final = ("no difference shown", "cannot tell")
 
 
 def verdict_of(folder: Path, words: Sequence[str]) -> dict[str, Any]:
-    """Runs the sweep and its confirmation, and returns the verdict."""
+    """Runs the sweep and its confirmation, and returns the verdict.
+
+    Raises:
+        SystemExit: one of them was stopped or failed. The message says how to continue.
+    """
     places = [f"storage={folder / 'runs'}", f"cache={folder / 'cache'}"]
     commands = [
         ["sweep.run", f"space={SPACE}", f"name={NAME}", *places, *words],
         ["sweep.confirm", NAME, "finalists=2", *places, *words],
     ]
     for command in commands:
-        subprocess.run([sys.executable, "-m", *command], cwd=Path(__file__).parents[1], check=True)
+        status = subprocess.run([sys.executable, "-m", *command], cwd=Path(__file__).parents[1]).returncode
+        if status:
+            again = shlex.join(["python", "benchmarks/known_verdict.py", "--folder", str(folder), *words])
+            sys.exit(f"{command[0]} has ended with status {status}, so there is no verdict; this continues:\n  {again}")
     content: dict[str, Any] = json.loads((folder / "runs" / NAME / "confirm" / "verdict.json").read_text())
     return content
 
@@ -68,6 +77,8 @@ def main() -> int:
     parser.add_argument("words", nargs="*")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="known-verdict-"))
+    # Ctrl-C reaches the command that runs as well, which ends in good order; this program waits for it.
+    signal.signal(signal.SIGINT, lambda *args: None)
     verdict = verdict_of(folder, options.words)
     held = claims(verdict)
     for answer in verdict["answers"]:

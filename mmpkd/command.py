@@ -225,6 +225,15 @@ def expand_home(value: str) -> str:
     return os.path.expanduser(value) if value.startswith("~") else value
 
 
+def empty_words(values: Mapping[str, str], defaults: Mapping[str, str]) -> Iterator[Mistake]:
+    """Yields a mistake for each empty value of a key that has a default: an empty path would be the current folder, for
+    example if a variable of the shell is not set. Switches, which are true or false, are judged elsewhere.
+    """
+    for key, default in defaults.items():
+        if not values[key] and default not in ("", "false", "true"):
+            yield Mistake(key, f"is empty; write a value, or leave the word out for {key}={default}")
+
+
 def own_words(
     words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = (), addresses: Iterable[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
@@ -236,8 +245,9 @@ def own_words(
         addresses: keys whose value may be an address such as s3://bucket/folder.
 
     Raises:
-        ConfigError: words are written as options, `--key value`, so that it is unclear which value belongs to which; or
-            the folder of the results or of the cache is an address, which would become the name of a local folder.
+        ConfigError: words are written as options, `--key value`, so that it is unclear which value belongs to which; a
+            value is empty that has a default; or the folder of the results or of the cache is an address, which would
+            become the name of a local folder.
     """
     if mistakes := [*dashed_words(words, defaults, known)]:
         raise ConfigError(mistakes)
@@ -248,6 +258,8 @@ def own_words(
             own[key] = expand_home(value)
         else:
             rest.append(word)
+    if mistakes := [*empty_words(own, defaults)]:
+        raise ConfigError(mistakes)
     for key in {"out", "cache"} & set(own) - set(addresses):
         if match := ADDRESS.match(own[key]):
             problem = f"begins with {match[0]!r} like an address, and this command needs a folder on a disk"

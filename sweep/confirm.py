@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from shlex import join
-from typing import Final
+from typing import Any, Final
 
 from mmpkd.command import command_line, plain_console
 from mmpkd.types import ConfigError, Mistake, UserError
@@ -39,16 +39,19 @@ same command again continues.
   localisation=GOAL   the second primary score, or none [first goal of ROIs]
   arms=A,B       arms to compare with none                 [all with a teacher]
   difference=X   the smallest difference of the goal that matters        [0.05]
+  localisation_difference=X   the same of the second score                [0.1]
   finalists=K    of each arm, by the goal on validation   [3, or as many as all
                  arms have complete trials]
   choose_seeds=N fresh seeds on which the finalists run                     [5]
   seeds=N        further seeds of the chosen [5, or 10 above 300 test patients]
   external=FILE  scores the students on another cohort as well, which is read
                  from the section `cohort` of a YAML file
-  folds=N        tests by cross-validation on a second cohort, each of whose N
-                 parts of patients is sealed in turn; the settings come from
-                 the sweep, so that no choice has seen this cohort
-  cohort=FILE    the second cohort: the section `cohort` of a YAML file
+  folds=N        tests all patients by cross-validation, where the test part is
+                 small: each of N parts is sealed in turn, and the whole search
+                 is repeated on the others. plan=true counts the trainings
+  cohort=FILE    the folds of a second cohort instead, with settings from the
+                 sweep, for a fraction of the price: the section `cohort` of a
+                 YAML file
   again=true     opens the test part although an earlier confirmation has
   new=true       begins a new confirmation with another protocol
   storage=runs, cache=cache, tracking=URI   as given to sweep.run
@@ -68,7 +71,10 @@ exit status: 0 a verdict is written; 1 a training failed; 2 a mistake, shown
 above; 130 stopped before the end, the same command continues
 """
 DEFAULTS: Final[Mapping[str, str]] = {
-    **{key: "" for key in ("name", "goal", "localisation", "arms", "difference", "finalists")},
+    **{
+        key: ""
+        for key in ("name", "goal", "localisation", "arms", "difference", "localisation_difference", "finalists")
+    },
     **{key: "" for key in ("choose_seeds", "seeds", "tracking", "external", "folds", "cohort")},
     **{"storage": DEFAULT_STORAGE, "cache": DEFAULT_CACHE, "plan": "false", "again": "false", "new": "false"},
 }
@@ -123,22 +129,23 @@ def main(words: Sequence[str]) -> None:
 
 def _wanted(options: Mapping[str, str], mistakes: list[Mistake]) -> Wanted:
     """Returns what the options state of the protocol, and adds their mistakes."""
-    numbers: dict[str, int | None] = {}
+    numbers: dict[str, Any] = {}
     for key, least in LEAST.items():
         text = options[key]
         numbers[key] = int(text) if text.isdecimal() and least <= int(text) <= MOST else None
         if text and numbers[key] is None:
             mistakes.append(Mistake(key, f"wants a whole number from {least} to {MOST}, got {text!r}"))
-    difference = None
-    if text := options["difference"]:
+    for key in ("difference", "localisation_difference"):
+        difference, text = None, options[key]
         with suppress(ValueError):
             difference = float(text)
-        if difference is None or not 0 < difference < 1:
-            mistakes.append(Mistake("difference", f"wants a number between 0 and 1, such as 0.05, got {text!r}"))
+        if text and (difference is None or not 0 < difference < 1):
+            mistakes.append(Mistake(key, f"wants a number between 0 and 1, such as 0.05, got {text!r}"))
+        numbers[key] = difference
     if options["cohort"] and not options["folds"]:
         mistakes.append(Mistake("cohort", "is the cohort that is divided into folds; write folds=N as well, such as 5"))
     arms = tuple(dict.fromkeys(filter(None, options["arms"].split(","))))
-    return Wanted(options["goal"] or None, options["localisation"] or None, arms or None, difference, **numbers)
+    return Wanted(options["goal"] or None, options["localisation"] or None, arms or None, **numbers)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import quote as quote_in_uri
 from urllib.parse import unquote, urlsplit
 
-from mmpkd.command import dashed_words, expand_home, own_words
+from mmpkd.command import dashed_words, empty_words, expand_home, own_words
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake
@@ -236,7 +236,8 @@ def read_sweep_options(words: Sequence[str], defaults: Mapping[str, str]) -> tup
         else:
             values["name"] = word
     mistakes += _switch_mistakes(values, [key for key, default in defaults.items() if default == "false"])
-    return values, mistakes
+    mistakes += (empty := [*empty_words(values, defaults)])
+    return values | {mistake.path: defaults[mistake.path] for mistake in empty}, mistakes
 
 
 def _switch_mistakes(values: Mapping[str, str], switches: Iterable[str]) -> list[Mistake]:

@@ -24,17 +24,9 @@ FLOORS = {
         {"machine.errors"},
         {"machine.new_folder"},
         {"vlm.config", "vlm.boxes"},
-        {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"},
-        {
-            "vlm.vocabulary",
-            "vlm.positions",
-            "vlm.rows",
-            "vlm.scores",
-            "scoring.attainable",
-            "scoring.regions",
-            "scoring.teacher_scores",
-            "weights",
-        },
+        {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"}
+        | {"vlm.vocabulary", "vlm.positions"},
+        {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights", "vlm.scores", "vlm.rows"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
         {
             "training.stand_in",

@@ -1,15 +1,18 @@
 """A reduced benchmarks/known_answer.py: the effect is present, and absent in the control."""
 
 import json
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import campaign, known_answer
+from benchmarks import campaign, known_answer, known_verdict
 from mmpkd.build import check
 from mmpkd.cohort import facts
+from tests.patched import patch_within
 
 
 def test_distillation_shows_the_effect_and_shuffled_outputs_do_not(
@@ -55,3 +58,13 @@ def test_all_needs_a_gain_that_survives_the_correction_and_a_control_without_it(
     assert not any(holds for claim, holds in wide.items() if "gains" in claim)
     copied = known_answer.verdicts_of_all(scored(0.9, 0.65, 0.01))  # the control has 0.375 of the gain
     assert not any(copied.values())
+
+
+def test_a_stopped_confirmation_says_how_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_within(monkeypatch, known_verdict, subprocess, run=lambda *args, **options: SimpleNamespace(returncode=130))
+    with pytest.raises(SystemExit) as ended:
+        known_verdict.verdict_of(tmp_path, ["epochs=2"])
+    command = f"python benchmarks/known_verdict.py --folder {tmp_path} epochs=2"
+    assert ended.value.code == (
+        f"sweep.run has ended with status 130, so there is no verdict; this continues:\n  {command}"
+    )

@@ -98,7 +98,7 @@ class Price:
         at_a_time = f"{self.slots} trial{'s' * (self.slots != 1)} at a time"
         shared = "the number of trials" if self.equal == "trials" else "the device-hours"
         lines = [
-            f"price: about {_clock(self.wall_hours * 3600)}, {at_a_time}, from {self.num_steps} timed training steps",
+            f"price: about {clock(self.wall_hours * 3600)}, {at_a_time}, from {self.num_steps} timed training steps",
             f"  {self.hours:.3g} device-hours for {total} trials at full length{_stopped(self)}",
             "  (a device-hour is an hour of a whole GPU or, without a GPU, of a core)",
             "  starting Ray and workers, some seconds each, and fitting teachers come on top",
@@ -108,7 +108,7 @@ class Price:
                 f"{_span(arm.low, arm.high)} s of a device for a trial"
                 for arm in self.arms
             ),
-            f"  fitting teachers: {_clock(self.teacher_seconds)} once (0 s if cached), not included above",
+            f"  fitting teachers: {clock(self.teacher_seconds)} once (0 s if cached), not included above",
             f"  disk: cache {_bytes(self.cache_bytes)}, checkpoints {_bytes(self.checkpoint_bytes)}; "
             f"memory of a trial {_bytes(self.memory_bytes)} of {_bytes(self.device_bytes)}"
             + (f"; {self.per_device} trials to a device" if self.per_device and not self.packing else ""),
@@ -297,7 +297,7 @@ def _bytes(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.2g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"

@@ -46,7 +46,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
         print_files(console, folder)
     else:
         _print_comparison(snapshot, results.shown, search, console)
-    print_tracking(send_rest(tracker), tracker, options, console)
+    print_tracking(send_rest(tracker), tracker, options, console, with_pages=not options.part_of)
     for line in _reasons(search, _with_more_budget(options.continuing, search)):
         console.print(line, highlight=False, soft_wrap=True)
     if results.best and not (search.remaining_trials or options.part_of) and len(search.space.arms) > 1:
@@ -143,8 +143,14 @@ def _with_more_budget(command: str, search: Search) -> str:
     return shlex.join(words)
 
 
-def print_tracking(num_unsent: int, tracker: Tracker, options: RunOptions, console: Console) -> None:
-    """Prints what MLflow lacks, what it refused, and the links to its pages of the sweep."""
+def print_tracking(
+    num_unsent: int, tracker: Tracker, options: RunOptions, console: Console, with_pages: bool = True
+) -> None:
+    """Prints what MLflow lacks, what it refused, and the links to its pages of the sweep.
+
+    Args:
+        with_pages: whether to print the links.
+    """
     address = redact_passwords(check_tracking_uri(options.tracking_uri))
     if num_unsent:
         reason = f" ({tracker.trouble})" if tracker.trouble else ""
@@ -161,6 +167,8 @@ def print_tracking(num_unsent: int, tracker: Tracker, options: RunOptions, conso
     if tracker.refused:
         summary = f"{len(tracker.refused)} records, the first: {tracker.refused[0]}"
         console.print(f"warning: MLflow refused {summary}", highlight=False, soft_wrap=True)
+    if not with_pages:
+        return
     pages = as_lines(tracker.pages(server_of(address)))
     if address.startswith("http"):
         lines = [f"runs in MLflow: {address}", *pages]

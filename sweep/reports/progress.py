@@ -57,7 +57,7 @@ class Progress:
     def __init__(self, search: Search, console: Console, priced_seconds: float | None = None):
         self._search, self._console, self._priced_seconds = search, console, priced_seconds
         self._done_before = len(search.finished)
-        self._priced_trials = search.remaining_trials  # their price is `priced_seconds`
+        self._priced_trials = trials_ahead(search)  # their price is `priced_seconds`
         self._first_sign: tuple[float, float] | None = None  # time and trials done at the first report of a trial
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._shown_at = -math.inf
@@ -113,7 +113,7 @@ class Progress:
     def _counts(self) -> str:
         search = self._search
         states = Counter(record.state for record in search.finished.values())
-        total = len(search.finished) + search.remaining_trials
+        total = len(search.finished) + trials_ahead(search)
         counts = ", ".join(f"{states[state]} {state}" for state in ("complete", "pruned", "failed") if states[state])
         done = f"{len(search.finished)}/{total} done{f' ({counts})' if counts else ''}"
         placement = search.placement
@@ -154,7 +154,7 @@ class Progress:
             seconds += PRICED_TRIALS * self._priced_seconds / self._priced_trials
             basis = basis if trials > MANY_TRIALS else "by price and pace" if trials > LEAST_TRIALS else "by the price"
             trials += PRICED_TRIALS
-        remaining = search.remaining_trials - begun
+        remaining = trials_ahead(search) - begun
         if trials < LEAST_TRIALS or remaining <= 0:
             return None
         left, spread = seconds / trials * remaining, SPREAD / math.sqrt(trials)
@@ -166,6 +166,20 @@ class Progress:
             table.add_row(arm, *(scores.get(goal, "-") for goal in self._search.goals))
         left = self.time_left()
         return Group(Text(", ".join([self._counts(), *([str(left)] if left else [])])), table)
+
+
+def trials_ahead(search: Search) -> int:
+    """Returns how many trials remain, with those on further seeds that are certain.
+
+    Which configurations run on further seeds is known when their first run has ended. Where every arm has a single
+    configuration, as in a confirmation, each of them does.
+    """
+    config = search.space.search
+    if config.repeats == 1 or config.trials != len(search.space.arms) or config.early_stopping:
+        return search.remaining_trials
+    firsts = sum(record.repeat_of is None for record in search.finished.values())
+    unfinished = min(config.trials - firsts, search.remaining_trials)
+    return search.remaining_trials + (config.repeats - 1) * unfinished
 
 
 def span(low: float, high: float) -> str:

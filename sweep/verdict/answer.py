@@ -17,9 +17,9 @@ from mmpkd.scoring.replicates import Scored
 from mmpkd.scoring.stats import holm
 from sweep.storage.records import IMAGE_BLIND
 from sweep.verdict.inference import FIXED, LEVEL, NAN, Contrast, SearchLuck, SeedScores, contrast
-from sweep.verdict.phases import SHUFFLED, SMOOTHED
 from sweep.verdict.power import Design, first_step, patients_needed, power, too_few_patients, too_little_power
-from sweep.verdict.protocol import Protocol
+from sweep.verdict.protocol import Protocol, tested_name
+from sweep.verdict.training.phases import SHUFFLED, SMOOTHED
 
 # `unexplained`: a gain in localisation that a control or a map that ignores the image may have as well.
 Outcome = Literal["better", "worse", "unexplained", "no difference shown", "cannot tell"]
@@ -198,11 +198,11 @@ def _answer(
             key, of_key, decision, "cannot tell", tuple(filter(None, [*reasons, of_key.reason])), chance, None
         )
     design = Design.seen_in(of_key, patients.all, deciding, len(protocol.seeds), first_step(primaries))
-    chance = power(protocol.difference, design)
+    chance = power(protocol.smallest(key.goal), design)
     if reasons := [reason for reason in reasons if reason]:
         return Answer(key, of_key, decision, "cannot tell", tuple(reasons), chance, design)
     if not decision.claimed:
-        weak = too_little_power(protocol.difference, design)
+        weak = too_little_power(protocol.smallest(key.goal), design)
         outcome: Outcome = "cannot tell" if weak else "no difference shown"
         return Answer(key, of_key, decision, outcome, (weak,) * bool(weak), chance, design)
     if of_key.difference < 0:
@@ -260,7 +260,7 @@ def sentence(answer: Answer, verdict: Verdict, protocol: Protocol) -> str:
     goal, arm, reference = answer.key
     means = f"{verdict.scores[arm][goal].mean:.3f} against {verdict.scores[reference][goal].mean:.3f} of {reference}"
     each = answer.contrast
-    numbers = f"{means}: {each.difference:+.3f}"
+    numbers, score = f"{means}: {each.difference:+.3f}", tested_name(goal)
     if not each.reason:
         p = answer.decision.adjusted_p
         numbers += f", {interval(each)}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'} (Holm)"
@@ -268,14 +268,14 @@ def sentence(answer: Answer, verdict: Verdict, protocol: Protocol) -> str:
     if goal == protocol.localisation:
         verb = {"better": "look more at the right place", "worse": "look more at the wrong place"}
     if answer.outcome in verb:
-        return f"With {arm}, the students {verb[answer.outcome]} ({goal} {numbers})."
+        return f"With {arm}, the students {verb[answer.outcome]} ({score} {numbers})."
     if answer.outcome == "unexplained":
-        return f"{goal} is higher with {arm}, but that the teacher causes it is not claimed ({numbers})."
+        return f"{score} is higher with {arm}, but that the teacher causes it is not claimed ({numbers})."
     if answer.outcome == "cannot tell":
-        return f"Whether {arm} changes {goal} cannot be told ({numbers})."
-    return f"No difference of {goal} is shown between {arm} and {reference} ({numbers})."
+        return f"Whether {arm} changes {score} cannot be told ({numbers})."
+    return f"No difference of {score} is shown between {arm} and {reference} ({numbers})."
 
 
 def needed(answer: Answer, protocol: Protocol) -> int | None:
     """Returns how many test patients would give the usual power for the declared difference, if any number does."""
-    return None if answer.design is None else patients_needed(protocol.difference, answer.design)
+    return None if answer.design is None else patients_needed(protocol.smallest(answer.key.goal), answer.design)

@@ -21,7 +21,7 @@ from mmpkd.types import ConfigError, UserError
 from sweep.selection import best_first
 from sweep.storage.records import candidates, runs_by_configuration
 from sweep.types import Record
-from sweep.verdict.inference import SearchLuck, SeedScores, search_luck
+from sweep.verdict.inference import SearchLuck, SeedScores, satterthwaite, search_luck
 from sweep.verdict.protocol import Protocol
 
 FINALISTS: Final = 3  # of each arm
@@ -34,7 +34,7 @@ class NoVerdictError(UserError):
 
 
 def finalists_of(
-    records: Sequence[Record], arms: Sequence[str], goal: str, wanted: int | None
+    records: Sequence[Record], arms: Sequence[str], goal: str, wanted: int | None, most: int = FINALISTS
 ) -> tuple[int, dict[str, tuple[int, ...]]]:
     """Returns the finalists of each arm by their numbers, best first, and the number of trials of each arm among which
     they are chosen.
@@ -43,7 +43,7 @@ def finalists_of(
     the lowest number comes first.
 
     Args:
-        wanted: the number of finalists of each arm; None for three, or for as many as every arm has.
+        wanted: the number of finalists of each arm; None for `most`, or for as many as every arm has.
 
     Raises:
         ConfigError: an arm has too few complete trials.
@@ -51,7 +51,7 @@ def finalists_of(
     by_arm = {arm: _complete(records, arm, goal) for arm in arms}
     counts = {arm: len(of_arm) for arm, of_arm in by_arm.items()}
     fewest = min(counts.values())
-    count = wanted or max(min(FINALISTS, fewest), MIN_TRIALS)
+    count = wanted or max(min(most, fewest), MIN_TRIALS)
     if fewest < max(count, MIN_TRIALS):
         listed = ", ".join(f"{arm} {number}" for arm, number in counts.items())
         problem = f"every arm needs at least {max(count, MIN_TRIALS)} complete trials; there are: {listed}"
@@ -165,6 +165,28 @@ def luck_of(
             of_goal = [scores[each.label][goal] for each in able]
             of_arms[arm] = search_luck(of_goal, other_N[np.isfinite(other_N)], chosen_by)
     return luck
+
+
+def luck_over_folds(lucks: Sequence[Mapping[str, Mapping[str, SearchLuck]]]) -> dict[str, dict[str, SearchLuck]]:
+    """Returns what the searches of several folds add to the variance of a mean over the folds, each of which has a
+    search of its own. That the searches share patients is a part of `inference.overlap`.
+
+    Args:
+        lucks: what the search of each fold adds, by score and arm.
+    """
+    return {
+        goal: {arm: averaged([luck[goal][arm] for luck in lucks]) for arm in of_arms}
+        for goal, of_arms in lucks[0].items()
+    }
+
+
+def averaged(lucks: Sequence[SearchLuck]) -> SearchLuck:
+    """Returns what several independent searches add to the variance of the mean of their scores."""
+    parts = np.array([each.variance for each in lucks])
+    variance = float(parts.sum()) / len(lucks) ** 2
+    if not variance > 0:  # or it is unknown
+        return SearchLuck(variance, 1.0)
+    return SearchLuck(variance, satterthwaite(parts, np.array([each.degrees for each in lucks])))
 
 
 def has_ended(records: Sequence[Record], labels: Sequence[str], seeds: int) -> bool:

@@ -98,8 +98,8 @@ class ConfirmationFolder:
 
     def scores(self, part: str, number: int) -> Place:
         """Returns the file with the scores of the student of a trial on `test`, on `external-` and a fingerprint, or of
-        a student of the choice on validation patients (`choose`); or with what it predicts for its fold, such as
-        `fold0`.
+        a student of the choice on validation patients (`choose`, in a fold `fold0-choose`); or with what it predicts
+        for its fold, such as `fold0`.
         """
         return self.place.child(f"{SCORES}/{part}-{number}.json")
 
@@ -130,7 +130,7 @@ def lock_of(sweep: SweepFolder) -> Path:
 
 def confirmed_by(name: str) -> str:
     """Returns the name of the sweep that the sweep of this name confirms as a phase, and an empty text for others."""
-    match = re.fullmatch(rf"(.+)-{FOLDER}\d*-(choose|train|fold\d+)", name, re.ASCII)
+    match = re.fullmatch(rf"(.+)-{FOLDER}\d*-(choose|train|fold\d+(-search|-choose)?)", name, re.ASCII)
     return match[1] if match else ""
 
 

@@ -15,17 +15,22 @@ from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.picking.candidates import Candidates
 from sweep.space.search_config import SCORES
 from sweep.storage.records import candidates
-from sweep.verdict import finalists, phases
+from sweep.verdict import finalists
 from sweep.verdict.answer import Patients
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.inference import SearchLuck, SeedScores, overlap
 from sweep.verdict.power import MIN_SEEDS, Design, first_step, usual_seeds
 from sweep.verdict.protocol import UNKNOWN, Protocol, Wanted, read_protocol, refuse_changes
+from sweep.verdict.training import phases
 
 REFERENCE: Final = "none"
-DIFFERENCE: Final = 0.05  # the smallest difference that matters, unless the user states another
-# Distances between the seeds of the search, of the choice and of the training, and between confirmations.
-CHOOSE_OFFSET, TRAIN_OFFSET, TURN_OFFSET = 1000, 2000, 10_000
+# The smallest difference that matters, unless the user states another. A score of ROIs is a share of images or of an
+# area, whose errors are larger than those of an AUROC.
+DIFFERENCE: Final = 0.05
+LOCALISATION_DIFFERENCE: Final = 0.1
+# Distances between the seeds of the search, of the choice, of the training and of searches in folds, and between
+# confirmations.
+CHOOSE_OFFSET, TRAIN_OFFSET, SEARCH_OFFSET, TURN_OFFSET = 1000, 2000, 3000, 10_000
 
 
 def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, store: Store) -> Protocol:
@@ -55,6 +60,8 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         mistakes.append(
             Mistake("localisation", f"the sweep has no score of ROIs {localisation!r}{near(localisation, known)}")
         )
+    if localisation == "none" and wanted.localisation_difference:
+        mistakes.append(Mistake("localisation_difference", "there is no score of ROIs to compare; leave it out"))
     arms = compared_arms(trials, wanted.arms, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
@@ -75,6 +82,9 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         reference=REFERENCE,
         arms=tuple(arms),
         difference=wanted.difference or DIFFERENCE,
+        localisation_difference=(
+            None if localisation == "none" else wanted.localisation_difference or LOCALISATION_DIFFERENCE
+        ),
         trials=fewest,
         finalists=chosen,
         choose_seeds=_seeds(base + CHOOSE_OFFSET, wanted.choose_seeds or MIN_SEEDS),
@@ -188,7 +198,7 @@ def expected_design(
     if goal != protocol.localisation and rarer:
         counted = max(round(rarer * share), 2)
     primaries = len(protocol.arms) * len(protocol.goals())
-    return Design.expected(
+    design = Design.expected(
         protocol.test_patients,
         counted,
         (errors[0], errors[1]),
@@ -199,6 +209,10 @@ def expected_design(
         is_ranked=goal == protocol.goal,
         level=first_step(primaries),
     )
+    if not protocol.space:
+        return design
+    treated, reference = (finalists.averaged([each] * protocol.folds) for each in design.searches)
+    return replace(design, searches=(treated, reference))
 
 
 def _overlap(protocol: Protocol) -> float:

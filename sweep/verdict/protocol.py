@@ -38,6 +38,7 @@ class Wanted:
     localisation: str | None = None
     arms: tuple[str, ...] | None = None
     difference: float | None = None
+    localisation_difference: float | None = None
     finalists: int | None = None
     choose_seeds: int | None = None
     seeds: int | None = None
@@ -52,7 +53,7 @@ class Wanted:
 class Protocol(Strict):
     """What a confirmation compares, and how."""
 
-    LATER = ("external", "folds", "crossed", "frozen")
+    LATER = ("external", "folds", "crossed", "space", "finalists_in_fold", "localisation_difference", "frozen")
 
     sweep: str  # name of the sweep
     sweep_id: str  # its identity, which another sweep of the same name does not have
@@ -71,7 +72,13 @@ class Protocol(Strict):
     after: str = ""  # hash of the protocol of the confirmation before this one, UNKNOWN if that can no longer be read
     folds: int = 0  # of a cross-validation that takes the place of the test part; 0: none
     crossed: str = ""  # the cohort that is divided into these folds
+    # What is searched again inside each fold, without cohort and seed. Then `finalists` is empty, and `trials` is the
+    # number of configurations of each arm in each fold. Empty: the finalists come from the sweep.
+    space: Mapping[str, Any] = {}
+    finalists_in_fold: int = 0  # finalists of each arm in each fold, if it is searched again; fewer if an arm has fewer
     external: str = ""  # fingerprint of the external cohort on which the students are scored as well, if any
+    # Of `localisation`: the smallest difference that matters. None, as in protocols of earlier versions: `difference`.
+    localisation_difference: Annotated[float, Field(gt=0)] | None = None
     # When it was frozen, as ISO 8601 in UTC. Empty in a proposal, and in protocols of the first version, which had the
     # time beside the section, so that their hash does not cover it.
     frozen: str = ""
@@ -81,7 +88,8 @@ class Protocol(Strict):
         """Checks what a proposal never has: an edited file with a new hash may."""
         if self.reference in self.arms:
             raise ValueError(f"{self.reference!r} would be compared with itself")
-        if lacking := [arm for arm in (self.reference, *self.arms) if not self.finalists.get(arm)]:
+        lacking = [arm for arm in (self.reference, *self.arms) if not self.finalists.get(arm)]
+        if lacking and not self.space:
             raise ValueError(f"no finalists for {', '.join(lacking)}")
         if set(self.seeds) & set(self.choose_seeds):
             raise ValueError("a seed of the choice is trained again")
@@ -94,13 +102,27 @@ class Protocol(Strict):
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
+    def content_hash(self) -> str:
+        """The hash of the content without the time of freezing, which is the same before and after."""
+        return self.model_copy(update={"frozen": ""}).hash
+
+    @property
     def part(self) -> str:
         """What is opened, in words."""
         return "the cohort of the folds" if self.folds else "the test part"
 
+    def smallest(self, goal: str) -> float:
+        """Returns the smallest difference of a primary score that matters."""
+        return (self.localisation_difference if goal == self.localisation else None) or self.difference
+
     def goals(self) -> list[str]:
         """Returns the primary scores."""
         return [self.goal, *([self.localisation] if self.localisation else [])]
+
+
+def tested_name(score: str) -> str:
+    """Returns the name of a score on the tested patients, such as `test/auroc` of the goal `val/auroc`."""
+    return f"test/{score.removeprefix('val/')}"
 
 
 def freeze(proposal: Protocol, folder: ConfirmationFolder) -> Protocol:
@@ -178,7 +200,8 @@ def in_options(protocol: Protocol) -> dict[str, Any]:
         "localisation": protocol.localisation or "none",
         "arms": list(protocol.arms),
         "difference": protocol.difference,
-        "finalists": max(map(len, protocol.finalists.values())),
+        "localisation_difference": protocol.smallest(protocol.localisation or ""),
+        "finalists": max(map(len, protocol.finalists.values()), default=protocol.finalists_in_fold),
         "choose_seeds": len(protocol.choose_seeds),
         "seeds": len(protocol.seeds),
         "folds": protocol.folds,

@@ -6,35 +6,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 
 from rich.console import Console
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.command import warn
 from mmpkd.types import ConfigError, UserError
-from sweep.driver import run_sweep
-from sweep.options import RunOptions, read_run_options
+from sweep.options import RunOptions
 from sweep.picking.candidates import Candidates
-from sweep.plan.plan import Plan, plan
 from sweep.provenance import code_commit, library_versions
-from sweep.search.studies import records_of
-from sweep.space.space import Space, load_space
-from sweep.storage.journal import find_damage, load_studies
-from sweep.storage.layout import SweepFolder
-from sweep.transfer.addresses import Place
 from sweep.transfer.preparing import prepare_shared
-from sweep.types import Record
-from sweep.verdict import finalists, phases
+from sweep.verdict import finalists
 from sweep.verdict.answer import judge
 from sweep.verdict.finalists import NoVerdictError
 from sweep.verdict.folder import ConfirmationFolder, newest
-from sweep.verdict.opening.external import ExternalCohort, external_of, keep
+from sweep.verdict.opening.external import ExternalCohort, external_of, keep, refuse_another
 from sweep.verdict.opening.folds import Folds, folds_of, keep_folds
 from sweep.verdict.opening.ledger import Ledger
-from sweep.verdict.opening.scores import SealedPart, Trained, evaluation_of, patients_of, scores_of
-from sweep.verdict.phases import Phase
+from sweep.verdict.opening.scores import SealedPart, Trained, evaluation_of, patients_of, result_of, scores_of
 from sweep.verdict.proposal import frozen, propose
 from sweep.verdict.protocol import Protocol, Wanted, freeze, frozen_at
 from sweep.verdict.results.page import page_of
@@ -42,6 +31,10 @@ from sweep.verdict.results.pictures import pictures
 from sweep.verdict.results.record import Circumstances, External, content_of, dumped
 from sweep.verdict.results.show import show_power, show_power_after_choice, show_price, show_protocol, show_verdict
 from sweep.verdict.results.tracked import event_of, track
+from sweep.verdict.training import phases
+from sweep.verdict.training.choice import choose
+from sweep.verdict.training.nested import OwnFolds, left_out, own_folds
+from sweep.verdict.training.sweeps import StoppedError, Sweeps, require_trainable, run_options
 
 
 @dataclass(frozen=True)
@@ -50,89 +43,14 @@ class Confirmation:
 
     Attributes:
         own: the test part of the cohort of the search.
-        tested: what is opened: this part, or the folds of another cohort.
-        words: words of the command line that its sweeps take over, such as `storage=` and `cache=`.
-        command: the whole command line.
+        tested: what is opened: this part, or folds.
     """
 
     trials: Candidates
-    folder: ConfirmationFolder
     protocol: Protocol
     own: SealedPart
     tested: SealedPart | Folds
-    words: tuple[str, ...]
-    command: str
-    console: Console
-
-    def options(self, phase: str) -> RunOptions:
-        """Returns the options with which the sweep of a phase runs."""
-        file, name = self.folder.space(phase), self.folder.sweep_name(phase)
-        if not file.is_local:
-            local = Path(mkdtemp(prefix="mmpkd-")) / file.name
-            self.folder.place.download(file.name, local)
-            file = Place("", str(local))
-        of_search = phase in (phases.CHOOSE, phases.TRAIN)  # folds are of another cohort, which lies elsewhere
-        words = [word for word in self.words if of_search or not word.startswith("cohort.root=")]
-        return replace(_run_options([f"space={file}", f"name={name}", *words]), part_of=self.command)
-
-    def train(self, phase: Phase) -> tuple[int, SweepFolder, list[Record]]:
-        """Trains what is left of a phase. Returns the exit status of its sweep, its folder and its trials."""
-        phases.write_space(phase, self.trials, self.folder.space(phase.name))
-        options = self.options(phase.name)
-        records, status = _records(options.folder), 0
-        phases.require_own(phase, records, options.folder)
-        if not finalists.has_ended(records, list(phase.configs), len(phase.seeds)):
-            space, planned = _planned(options.space, options.overrides)
-            warn(planned.warnings, self.console)
-            status = run_sweep(space, planned, options, self.console)
-            records = _records(options.folder)
-            if not status and not finalists.has_ended(records, list(phase.configs), len(phase.seeds)):
-                status = 130  # a limit such as search.deadline has stopped it
-        return status, options.folder, records
-
-
-def _planned(file: str, overrides: Sequence[str] = ()) -> tuple[Space, Plan]:
-    """Plans the sweep of a phase.
-
-    Raises:
-        ConfigError: its configurations cannot be trained.
-    """
-    space, mistakes = load_space(file, overrides)
-    planned = plan(space, mistakes) if space else None
-    if space is None or planned is None or planned.mistakes:
-        raise ConfigError(planned.mistakes if planned else mistakes)
-    return space, planned
-
-
-def _require_trainable(phase: Phase, trials: Candidates, overrides: Sequence[str] = ()) -> None:
-    """Checks that all configurations of a phase can be trained on its cohort, before hours are spent.
-
-    Args:
-        overrides: keys of the command line that the sweep of the phase takes over.
-
-    Raises:
-        ConfigError: it lacks a column that a teacher reads, for example, or a key has a wrong value.
-    """
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / f"{phase.name}.yaml"
-        phases.write_space(phase, trials, Place("", str(file)))
-        _planned(str(file), overrides)
-
-
-def _run_options(words: Sequence[str]) -> RunOptions:
-    options, mistakes = read_run_options(words)
-    if mistakes:
-        raise ConfigError(mistakes)
-    return options
-
-
-def _records(folder: SweepFolder) -> list[Record]:
-    """Returns the trials of a phase. There are none before it has begun, and none of a damaged journal: the driver of
-    the phase says what to do about it.
-    """
-    if not folder.journal.is_file() or find_damage(folder.journal) is not None:
-        return []
-    return records_of(load_studies(folder.journal), folder.read_plan().get("generation", 0))
+    sweeps: Sweeps
 
 
 def confirm(
@@ -153,12 +71,12 @@ def confirm(
     Raises:
         UserError: the sweep cannot be confirmed so.
     """
-    run_options = _run_options([f"name={trials.sweep.folder.name}", *words])
-    store, cache = prepare_shared(prepare, trials.cohort, run_options)
+    of_sweep = run_options([f"name={trials.sweep.folder.name}", *words])
+    store, cache = prepare_shared(prepare, trials.cohort, of_sweep)
     own = SealedPart(store, trials.cohort.fold)
     folder, again = newest(trials.sweep.folder), options["again"] == "true"
     if options["new"] == "true" and folder.protocol.exists():
-        if _continues(folder, trials, wanted, options, own, run_options):
+        if _continues(folder, trials, wanted, options, own, of_sweep):
             console.print(f"new=true continues {folder}, which has no verdict yet", soft_wrap=True)
         else:
             folder = folder.next
@@ -166,23 +84,24 @@ def confirm(
     protocol = frozen(trials, wanted, folder, store) or propose(trials, wanted, folder, store)
     is_frozen, is_plan = folder.protocol.exists(), options["plan"] == "true"
     if not is_frozen:
-        _require_trainable(phases.choosing(protocol, trials)[0], trials, run_options.overrides)
+        require_trainable(phases.choosing(protocol, trials)[0], trials, of_sweep.overrides)
     tested: SealedPart | Folds = own
     if count := protocol.folds or wanted.folds:
-        tested = folds_of(count, options["cohort"], folder, own, run_options)
+        tested = _folds(count, protocol, trials, options, folder, own, of_sweep)
+        finalists_run = phases.choosing(protocol, trials)[0]
         protocol = tested.of(protocol, wanted, is_frozen)
-        if not is_frozen:
-            _require_trainable(tested.phases(phases.choosing(protocol, trials)[0], protocol.goals())[0], trials)
-    evaluation = evaluation_of(trials, protocol)
-    external = external_of(options["external"], protocol.external, folder, store, evaluation, run_options)
+        if not (is_frozen or protocol.space):
+            require_trainable(tested.phases(finalists_run, protocol.goals())[0], trials)
+    evaluation = evaluation_of(trials)
+    external = external_of(options["external"], protocol.external, folder, store, evaluation, of_sweep)
     if external and protocol.folds:
         raise ConfigError.at("external", "is scored by students of a whole cohort, not by those of folds; leave it out")
     if external and not is_frozen:
         protocol = protocol.model_copy(update={"external": external.store.fingerprint})
-    ledgers = [ledger := Ledger.of(cache, tested.source, run_options.all_sweeps, tested.part)]
-    if external:
-        part = f"the external cohort {external.name}"
-        ledgers.append(Ledger.of(cache, external.source, run_options.all_sweeps, part))
+    opened, storage = tested.stores[0] if isinstance(tested, Folds) else store, of_sweep.all_sweeps
+    ledgers = [ledger := Ledger.of(cache, tested.source, storage, tested.part, opened)]
+    ledgers += [external.ledger(cache, storage)] if external else []
+    refuse_another(ledgers, protocol.hash)
     warn([line for each in ledgers for line in each.warnings()], console)
     if not is_plan:
         for each in ledgers:
@@ -192,7 +111,8 @@ def confirm(
         protocol = freeze(protocol, folder)
     show_protocol(protocol, folder, others, is_frozen or not is_plan, console)
     show_price(protocol, trials, tested.cost, console)
-    show_power(protocol, trials, store, console)
+    expected = tested.expected(protocol) if isinstance(tested, OwnFolds) else protocol
+    show_power(expected, trials, store, console)
     if external:
         console.print(f"external cohort: {external.name}", *external.notes(protocol.localisation, store), sep="\n  ")
     for note in tested.notes:
@@ -201,14 +121,43 @@ def confirm(
         return 0
     if external:
         keep(external, folder)
-    if isinstance(tested, Folds):
+    if protocol.folds and not protocol.space:
+        assert isinstance(tested, Folds)
         keep_folds(tested, folder)
-    confirmation = Confirmation(trials, folder, protocol, own, tested, words, command, console)
+    sweeps = Sweeps(folder, words, command, bool(protocol.folds and not protocol.space), console)
     try:
-        return _to_the_verdict(confirmation, external, ledgers, again)
+        return _to_the_verdict(Confirmation(trials, protocol, own, tested, sweeps), external, ledgers, again)
+    except StoppedError as stopped:
+        return stopped.status
     except NoVerdictError as error:
         folder.failure.write_bytes(f"{error}\n".encode())
         raise
+
+
+def _folds(
+    count: int,
+    protocol: Protocol,
+    trials: Candidates,
+    options: Mapping[str, str],
+    folder: ConfirmationFolder,
+    own: SealedPart,
+    of_sweep: RunOptions,
+) -> Folds:
+    """Prepares the folds of another cohort, or of the sweep's own if the command names no other.
+
+    Args:
+        options: as of `confirm`.
+
+    Raises:
+        UserError: they cannot be made, or a frozen protocol has folds of the other kind.
+    """
+    file = options["cohort"]
+    if file and protocol.space:
+        problem = "is another cohort, and this confirmation repeats the search in folds of the sweep's own"
+        raise ConfigError.at("cohort", f"{problem}; leave it out, or begin a new confirmation with new=true")
+    if file or folder.crossed.exists() or (protocol.folds and not protocol.space):
+        return folds_of(count, file, folder, own, of_sweep)
+    return own_folds(count, trials, own, of_sweep)
 
 
 def _to_the_verdict(
@@ -221,54 +170,53 @@ def _to_the_verdict(
         again: whether parts may be opened that another confirmation has opened.
 
     Raises:
+        StoppedError: some trainings are left.
         NoVerdictError: so many trainings have failed that there is no verdict.
         UserError: something is damaged, or another confirmation has opened a part.
     """
-    trials, folder, protocol = confirmation.trials, confirmation.folder, confirmation.protocol
-    own, tested = confirmation.own, confirmation.tested
-    ledger, evaluation, command = ledgers[0], evaluation_of(trials, protocol), confirmation.command
-    choosing, arm_of = phases.choosing(protocol, trials)
-    status, chosen_from, records = confirmation.train(choosing)
-    if status:
-        return status
-    results = finalists.results_of(records, arm_of, protocol.goal)
-    chosen = finalists.choose(results, len(protocol.choose_seeds))
-    on_validation = own.of_choice(folder, protocol, (chosen_from, records), evaluation)
-    luck = finalists.luck_of(results, on_validation, trials.records, protocol)
-    patients = patients_of(own.store, own.val_rows)
-    show_power_after_choice(protocol, on_validation, luck, patients, confirmation.console)
-    parts = tested.phases(phases.training(protocol, trials, chosen, tested.tasks), protocol.goals())
+    trials, protocol, own, tested = confirmation.trials, confirmation.protocol, confirmation.own, confirmation.tested
+    sweeps = confirmation.sweeps
+    folder, command, console, ledger = sweeps.folder, sweeps.command, sweeps.console, ledgers[0]
+    evaluation = evaluation_of(trials)
+    if isinstance(tested, OwnFolds):
+        choices = tested.choices(sweeps, protocol)
+        luck = finalists.luck_over_folds([each.luck for each in choices])
+        parts = tested.trainings(choices, protocol.goals())
+    else:
+        choices = [choice := choose(sweeps, protocol, trials, own)]
+        luck = {**choice.luck}
+        show_power_after_choice(protocol, choice.scores, luck, patients_of(own.store, own.val_rows), console)
+        parts = tested.phases(phases.training(protocol, trials, choice.chosen, tested.tasks), protocol.goals())
     trained: list[Trained] = []
     for phase in parts:
-        status, sweep, records = confirmation.train(phase)
-        if status:
-            return status
+        sweep, records = sweeps.train(phase, trials)
         finalists.require_all(records, list(phase.configs), len(phase.seeds), sweep.errors)
         trained.append((sweep, records))
 
     ledger.open(folder, protocol.hash, command, again)
     scores = tested.scores(folder, protocol, trained, evaluation)
+    changes = ledger.note_result(folder, protocol.hash, result_of(scores, protocol))
     verdict = judge(protocol, scores, tested.patients(), luck)
-    records = [record for _, of_part in trained for record in of_part]
+    records, notes = [record for _, each in trained for record in each], [*changes, *tested.notes]
     versions = {**library_versions(), "commit": code_commit()}
-    circumstances = Circumstances(
-        frozen_at(folder), results, chosen, records, ledger.read(), command, versions, notes=tested.notes
-    )
+    notes += left_out(protocol, parts) if protocol.space else []
+    frozen_time = frozen_at(folder)
+    circumstances = Circumstances(frozen_time, choices, records, ledger.read(), command, versions, notes=notes)
     if external:
         ledgers[1].open(folder, protocol.hash, command, again)
         scorer = external.scorer(own.store, own.train_rows, evaluation, protocol.goals())
         scores = scores_of(folder, protocol, *trained[0], external.part, scorer)
+        changes = ledgers[1].note_result(folder, protocol.hash, result_of(scores, protocol))
         elsewhere = judge(protocol, scores, patients_of(external.store, external.rows, external.labels), luck)
-        notes = external.notes(protocol.localisation, own.store)
-        outside = External(external.name, bool(protocol.external), elsewhere, notes, ledgers[1].read())
+        of_external = [*changes, *external.notes(protocol.localisation, own.store)]
+        outside = External(external.name, bool(protocol.external), elsewhere, of_external, ledgers[1].read())
         circumstances = replace(circumstances, external=outside)
-    drawn_of, rows = tested.shown
-    drawn = pictures(drawn_of, *trained[0], rows)
-    folder.verdict_page.write_bytes(page_of(protocol, verdict, circumstances, trials, drawn))
+    drawn = pictures(*tested.shown, *trained[0])
+    folder.verdict_page.write_bytes(page_of(protocol, verdict, circumstances, drawn))
     folder.verdict.write_bytes(dumped(content_of(protocol, verdict, circumstances)))
-    show_verdict(protocol, verdict, circumstances.external, folder, confirmation.console)
-    event, options = event_of(protocol, verdict, circumstances, folder), confirmation.options(parts[0].name)
-    track(event, options, confirmation.console)
+    folder.failure.delete()  # of an earlier run
+    show_verdict(protocol, verdict, circumstances, folder, console)
+    track(event_of(protocol, verdict, circumstances, folder), sweeps.options(parts[0].name), console)
     return 0
 
 
@@ -278,7 +226,7 @@ def _continues(
     wanted: Wanted,
     options: Mapping[str, str],
     own: SealedPart,
-    run_options: RunOptions,
+    of_sweep: RunOptions,
 ) -> bool:
     """Whether `new=true` continues a confirmation that it has begun before: one that was interrupted, and from whose
     protocol the command line does not differ.
@@ -292,9 +240,8 @@ def _continues(
         if (protocol := frozen(trials, wanted, folder, own.store)) is None:
             return False
         if protocol.folds:
-            folds_of(protocol.folds, options["cohort"], folder, own, run_options).of(protocol, wanted, True)
-        evaluation = evaluation_of(trials, protocol)
-        external_of(options["external"], protocol.external, folder, own.store, evaluation, run_options)
+            _folds(protocol.folds, protocol, trials, options, folder, own, of_sweep).of(protocol, wanted, True)
+        external_of(options["external"], protocol.external, folder, own.store, evaluation_of(trials), of_sweep)
     except UserError:  # another protocol is wanted, or this one cannot be continued
         return False
     return True

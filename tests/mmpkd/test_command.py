@@ -15,12 +15,23 @@ import pytest
 from rich.table import Table
 
 from mmpkd.command import command_line, command_lines, own_words, plain_console, table_lines, written_to
-from mmpkd.types import UserError
+from mmpkd.types import ConfigError, Mistake, UserError
 
 
 def test_own_words_and_other_words() -> None:
     words = ["a=1", "b", "lr=2", "a=3=4", "c=", "d"]
-    assert own_words(words, {"a": "", "c": "x", "d": "y"}) == ({"a": "3=4", "c": "", "d": "y"}, ["b", "lr=2", "d"])
+    assert own_words(words, {"a": "", "c": "", "d": "y"}) == ({"a": "3=4", "c": "", "d": "y"}, ["b", "lr=2", "d"])
+
+
+def test_an_empty_folder_is_not_the_current_one() -> None:
+    """As of a variable of the shell that is not set."""
+    problem = "is empty; write a value, or leave the word out for {}"
+    with pytest.raises(ConfigError) as caught:
+        own_words(["out=", "cache=", "table="], {"out": "runs/x", "cache": "cache", "table": ""})
+    assert [*caught.value.mistakes] == [
+        Mistake("out", problem.format("out=runs/x")),
+        Mistake("cache", problem.format("cache=cache")),
+    ]
 
 
 def test_a_table_that_is_too_wide_goes_on_below() -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from mmpkd.machine.checksums import sealed
 from mmpkd.types import ConfigError
 from sweep import clean, pick, status, stop
-from sweep.options import read_run_options
+from sweep.options import read_run_options, read_sweep_options
 from sweep.storage.events import EpochEnded, SweepBegan, SweepClosed, TrialEnded
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import hold_driver_lock
@@ -48,6 +48,17 @@ def test_all_mistakes_are_shown_together_with_near_names(command: Any, tmp_path:
     assert "did you mean 'breast'" in output and "did you mean 'storage'" in output
     assert "--delete: words are key=value, without dashes; write" in output and "'braest' is named already" in output
     assert len(caught.value.mistakes) == 4
+
+
+def test_an_empty_folder_is_not_the_current_one() -> None:
+    """As of a variable of the shell that is not set."""
+    defaults = {"name": "", "storage": "runs", "json": "false", "cache": "cache"}
+    values, mistakes = read_sweep_options(["name=", "storage=", "json=", "cache="], defaults)
+    assert [mistake.path for mistake in mistakes] == ["json", "storage", "cache"]
+    assert mistakes[1].problem == "is empty; write a value, or leave the word out for storage=runs"
+    assert values | {"json": "false"} == defaults
+    with pytest.raises(ConfigError, match="cache: is empty"):
+        read_run_options(["space=demo", "cache="])
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,11 @@ from mmpkd.scoring.subgroups import aligned
 from mmpkd.scoring.validation import Labels
 from mmpkd.types import ConfigError, Mistake, Strict
 from sweep.options import RunOptions
+from sweep.storage.layout import Storage
+from sweep.transfer.addresses import Place
 from sweep.transfer.preparing import prepare_shared
 from sweep.verdict.folder import ConfirmationFolder, read_kept
+from sweep.verdict.opening.ledger import Ledger
 
 PATH = "external.cohort"  # of the section, in messages
 
@@ -59,9 +62,10 @@ class ExternalCohort:
         """The reader, which says which data set it is, and the fingerprint of the store."""
         return f"{self.store.manifest['reader']} {self.store.fingerprint}"
 
-    @property
-    def source(self) -> str:
-        return source_of(self.store.manifest)
+    def ledger(self, cache: Place, storage: Storage) -> Ledger:
+        """Returns its ledger, which counts openings of all of it."""
+        part, source = f"the external cohort {self.name}", source_of(self.store.manifest)
+        return Ledger.of(cache, source, storage, part, self.store)
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -197,3 +201,25 @@ def keep(external: ExternalCohort, folder: ConfirmationFolder) -> None:
     """Writes which external cohort a confirmation has, so that the same command without it continues."""
     content = Kept(fingerprint=external.store.fingerprint, cohort=external.config).model_dump(mode="json")
     folder.external.write_bytes(yaml.safe_dump(content, sort_keys=False).encode())
+
+
+def refuse_another(ledgers: Sequence[Ledger], protocol: str) -> None:
+    """Checks that a confirmation has opened nothing else than what it opens now. The file that keeps which external
+    cohort it has may be gone, and a second cohort in its place would be a choice between two results.
+
+    Args:
+        ledgers: those of the cohort and of the external cohort, if there is one.
+        protocol: the hash of its protocol.
+
+    Raises:
+        ConfigError: it has opened another external cohort.
+    """
+    for source, openings in ledgers[0].everywhere().items():
+        known = [each.cohort for each in ledgers if each.source == source]
+        for opening in openings:
+            if opening.protocol == protocol and not (known and opening.cohort in ("", *known)):
+                now = "another one is named" if len(ledgers) > 1 else "none is named"
+                which = f"the external cohort {opening.cohort or source}"
+                problem = f"this confirmation has opened {which} at {opening.time}, and now {now}"
+                advice = "give the file of that cohort again, or begin a new confirmation with new=true"
+                raise ConfigError.at("external", f"{problem}; {advice}")

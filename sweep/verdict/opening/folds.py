@@ -31,9 +31,9 @@ from sweep.verdict.folder import ConfirmationFolder, read_kept, write_sealed_at
 from sweep.verdict.inference import SeedScores, widened
 from sweep.verdict.opening.external import section_of
 from sweep.verdict.opening.scores import ANEW, SealedPart, Trained, is_stamped, patients_of, stamp_of, student_of
-from sweep.verdict.phases import Phase
 from sweep.verdict.power import usual_seeds
 from sweep.verdict.protocol import Protocol, Wanted
+from sweep.verdict.training.phases import Phase
 
 SET_BY_FOLDS: Final = ("parts", "sealed", "fold")  # keys of a cohort
 
@@ -110,7 +110,7 @@ class Folds:
 
     def phases(self, training: Phase, goals: Sequence[str]) -> list[Phase]:
         """Returns the trainings of each fold: those of `training`, on its cohort."""
-        cohorts = _sealed(self.config, len(self.stores))
+        cohorts = sealed_in_turn(self.config, len(self.stores))
         return [training.on(cohort, f"fold{fold}", goals) for fold, cohort in enumerate(cohorts)]
 
     def patients(self) -> Patients:
@@ -178,17 +178,33 @@ def folds_of(count: int, file: str, folder: ConfirmationFolder, own: SealedPart,
         problem = f"folds={count} tests on a cohort that the search has not seen, which cohort=FILE names"
         raise ConfigError.at("cohort", f"{problem}: a YAML file with a section `cohort:`")
     given = _given(section, own.store.facts.image_size)
-    stores: list[Store] = []
-    shared: list[str] = []
-    for config in _sealed(given, count):
-        try:
-            store = prepare_shared(prepare, config, options)[0]
-        except CohortError as error:
-            raise ConfigError.at("folds", f"the cohort cannot be divided into {count} folds: {error}") from None
-        if not stores:  # the others hold the same patients
-            shared = _refuse_searched(own.store, store, given)
-        stores.append(store)
+    shared = _refuse_searched(own.store, stores_of(given, count, options, first_only=True)[0], given)
+    stores = stores_of(given, count, options)
     return Folds(given, stores, shared, len(stores[0].rows("train")) / len(own.train_rows))
+
+
+def stores_of(config: CohortConfig, count: int, options: RunOptions, first_only: bool = False) -> list[Store]:
+    """Prepares a cohort for each of its folds.
+
+    Args:
+        first_only: whether to return the store of the first fold only, which holds the same patients as the others.
+
+    Raises:
+        UserError: it cannot be prepared, or not be divided so.
+    """
+    cohorts = sealed_in_turn(config, count)
+    try:
+        return [prepare_shared(prepare, each, options)[0] for each in cohorts[: 1 if first_only else count]]
+    except CohortError as error:
+        raise ConfigError.at("folds", f"the cohort cannot be divided into {count} folds: {error}") from None
+    except ConfigError as error:
+        mistakes = [
+            Mistake("folds", f"{problem.partition(';')[0]}; leave folds out")
+            if path == "cohort.parts"
+            else Mistake(path, problem)
+            for path, problem in error.mistakes
+        ]
+        raise ConfigError(mistakes) from None
 
 
 def _given(section: dict[str, Any], image_size: int) -> CohortConfig:
@@ -198,7 +214,7 @@ def _given(section: dict[str, Any], image_size: int) -> CohortConfig:
     return config.model_copy(update={"root": config.root and config.root.absolute()})
 
 
-def _sealed(config: CohortConfig, count: int) -> list[CohortConfig]:
+def sealed_in_turn(config: CohortConfig, count: int) -> list[CohortConfig]:
     """Returns the cohort of each fold. Only a comparison with another cohort reads `own_numbering`."""
     dealt = config.model_copy(update={"own_numbering": False, "parts": count})
     return [dealt.model_copy(update={"sealed": fold}) for fold in range(count)]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig, TrialConfig
 from mmpkd.export.student_file import Exported, source_of
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.scoring.patients import rarer_class
 from mmpkd.scoring.replicates import REPLICATES, PartScorer, Scored
 from mmpkd.scoring.validation import Labels
@@ -26,11 +27,12 @@ from sweep.verdict.answer import Patients, by_arm
 from sweep.verdict.folder import ConfirmationFolder, write_sealed_at
 from sweep.verdict.inference import SeedScores
 from sweep.verdict.opening.ledger import TEST_PART
-from sweep.verdict.phases import CHOOSE, Phase
 from sweep.verdict.protocol import Protocol
+from sweep.verdict.training.phases import Phase
 
 # A sweep with its trials, of each of which there is a student.
 Trained: TypeAlias = tuple[SweepFolder, Sequence[Record]]
+DIGITS: Final = 4  # of scores that are compared
 ANEW: Final = "and the same command writes it anew"  # what follows if a file with scores is damaged
 
 
@@ -83,19 +85,24 @@ class SealedPart:
         return scores_of(folder, protocol, *trained[0], "test", scorer)
 
     def of_choice(
-        self, folder: ConfirmationFolder, protocol: Protocol, trained: Trained, evaluation: EvaluationConfig
+        self,
+        folder: ConfirmationFolder,
+        protocol: Protocol,
+        trained: Trained,
+        evaluation: EvaluationConfig,
+        phase: str,
     ) -> dict[str, dict[str, SeedScores]]:
         """Returns the scores of the finalists on validation patients, by the finalist, in the order of the seeds. A
         finalist that failed on a seed is left out.
         """
         scorer = PartScorer(self.store, self.val_rows, evaluation, protocol.goals(), self.train_rows)
-        scores, seeds = scores_of(folder, protocol, *trained, CHOOSE, scorer), len(protocol.choose_seeds)
+        scores, seeds = scores_of(folder, protocol, *trained, phase, scorer), len(protocol.choose_seeds)
         return {label: of_label for label, of_label in scores.items() if of_label[protocol.goal].seeds == seeds}
 
 
-def evaluation_of(trials: Candidates, protocol: Protocol) -> EvaluationConfig:
+def evaluation_of(trials: Candidates) -> EvaluationConfig:
     """Returns how the students are scored, which is the same for all trials of a sweep."""
-    return trials.config_of(trials.trial(protocol.finalists[protocol.reference][0])).evaluation
+    return trials.config_of(trials.records[0]).evaluation
 
 
 def patients_of(store: Store, rows: NDArray[np.int64], labels: Labels | None = None) -> Patients:
@@ -142,6 +149,18 @@ def scores_of(
             write_sealed_at(file, stamp_of(protocol, record) | {"scores": content})
         scores.setdefault(record.arm, []).append(of_student)
     return by_arm(scores)
+
+
+def result_of(scores: Mapping[str, Mapping[str, SeedScores]], protocol: Protocol) -> str:
+    """Returns a hash of the primary scores of all students, rounded to four digits. Students that are trained again
+    have other scores; the same students that are scored with other rounding errors have the same.
+    """
+    goals = protocol.goals()
+    values = {
+        arm: {goal: of_arm[goal].value_K.round(DIGITS).tolist() for goal in goals if goal in of_arm}
+        for arm, of_arm in scores.items()
+    }
+    return fingerprint(values)
 
 
 def stamp_of(protocol: Protocol, record: Record) -> dict[str, str]:

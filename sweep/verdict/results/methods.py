@@ -7,10 +7,10 @@ from __future__ import annotations
 from mmpkd.scoring.replicates import REPLICATES
 from sweep.verdict.answer import Verdict
 from sweep.verdict.inference import overlap
-from sweep.verdict.opening.ledger import SHOWN_DIGITS
-from sweep.verdict.phases import SHUFFLED, SMOOTHED
-from sweep.verdict.protocol import Protocol
+from sweep.verdict.opening.openings import SHOWN_DIGITS
+from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.record import Circumstances
+from sweep.verdict.training.phases import SHUFFLED, SMOOTHED
 
 
 def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) -> str:
@@ -26,19 +26,16 @@ def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) 
     sentences = [
         f"Students that see the image only were trained with and without a teacher that sees a privileged modality "
         f"({', '.join(protocol.arms)} against {reference}).",
-        f"All arms were searched with equal budgets; {len(next(iter(protocol.finalists.values())))} finalists of each "
-        f"arm, the best by {protocol.goal} on validation among its first {protocol.trials} complete trials, were "
-        f"trained on {len(protocol.choose_seeds)} fresh seeds, and one of each arm was chosen by its mean.",
+        _searched(protocol),
         f"The chosen configurations were trained on {len(protocol.seeds)} further seeds"
         + (f", together with controls: {'; and '.join(controls)}." if controls else "."),
         f"The protocol was frozen on {circumstances.frozen} (SHA-256 {protocol.hash[:SHOWN_DIGITS]}), before "
         "any of these trainings.",
-        f"{_tested(protocol)} ({patients.all} patients, {patients.rarer} of the rarer class{of_rois}) was read neither "
-        "by the search nor by the choice"
+        f"{_tested(protocol)} ({patients.all} patients, {patients.rarer} of the rarer class{of_rois}) "
         + (
-            " and was opened once."
+            "was opened once."
             if openings == 1
-            else f"; it has been opened {openings} times by confirmations, this one included."
+            else f"has been opened {openings} times by confirmations, this one included."
         ),
         "The score of an arm is the mean over its seeds. The variance of a difference is the sum of its bootstrap "
         f"variance over patients ({REPLICATES:,} replicates, shared by all arms), the variances of means over seeds, "
@@ -53,8 +50,8 @@ def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) 
         )
     if protocol.localisation:
         sentences.append(
-            f"A gain in {protocol.localisation} is claimed only if the arm also exceeds its shuffled control and maps "
-            "that ignore the image, above all the mean region of interest of the training patients."
+            f"A gain in {tested_name(protocol.localisation)} is claimed only if the arm also exceeds its shuffled "
+            "control and maps that ignore the image, above all the mean region of interest of the training patients."
         )
     if external is not None:
         declared = "declared in the protocol" if external.is_declared else "added after the protocol was frozen"
@@ -67,10 +64,36 @@ def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) 
     return " ".join(sentences)
 
 
+def _searched(protocol: Protocol) -> str:
+    """Returns how configurations were found, as a sentence."""
+    finalists = f"the best by {protocol.goal} on validation among its"
+    chosen = f"were trained on {len(protocol.choose_seeds)} fresh seeds, and one of each arm was chosen by its mean"
+    if protocol.space:
+        return (
+            f"Inside each fold, all arms were searched anew with equal budgets ({protocol.trials} configurations of "
+            f"each, on the patients of the other folds); up to {protocol.finalists_in_fold} finalists of each arm, "
+            f"{finalists} complete trials, {chosen}."
+        )
+    count = len(next(iter(protocol.finalists.values())))
+    return (
+        f"All arms were searched with equal budgets; {count} finalists of each arm, {finalists} first "
+        f"{protocol.trials} complete trials, {chosen}."
+    )
+
+
 def _tested(protocol: Protocol) -> str:
+    """Returns the subject of a sentence on what was opened, after a sentence on who had not read it."""
+    if protocol.space:
+        return (
+            f"The students were tested by nested cross-validation with {protocol.folds} folds that are disjoint by "
+            "patient: one fold is tested, another one validates, and the others train. Search, choice and training did "
+            f"not read the fold that was tested. An earlier search ({protocol.sweep}) of the same cohort gave no "
+            "configuration. The cohort"
+        )
     if not protocol.folds:
-        return "Parts are disjoint by patient. The test part"
+        return "Parts are disjoint by patient. The test part was read neither by the search nor by the choice. It"
     return (
         f"The students were tested on another cohort by cross-validation with {protocol.folds} folds that are disjoint "
-        "by patient: one fold is tested, another one validates, and the others train. This cohort"
+        "by patient: one fold is tested, another one validates, and the others train. This cohort was read neither by "
+        "the search nor by the choice. It"
     )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from statistics import fmean
 from typing import Final
 
+from mmpkd.config import TrialConfig
 from sweep.arm_styles import arm_styles
-from sweep.picking.candidates import Candidates
 from sweep.reports.page.sections import table
 from sweep.reports.page.style import PAGE, contents, sections
 from sweep.storage.records import IMAGE_BLIND
 from sweep.verdict.answer import Answer, Key, Verdict, interval, needed, sentence
 from sweep.verdict.inference import Contrast
-from sweep.verdict.protocol import Protocol
+from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.figures import Row, rows_figure
 from sweep.verdict.results.methods import methods
 from sweep.verdict.results.record import Circumstances, External, validation_scores
@@ -29,9 +30,7 @@ CAUTION: Final = (
 MAPS: Final = {"chance": "chance", "content": "padding avoided", "centre": "centre", "prior": "mean training ROI"}
 
 
-def page_of(
-    protocol: Protocol, verdict: Verdict, circumstances: Circumstances, trials: Candidates, pictures: str
-) -> bytes:
+def page_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstances, pictures: str) -> bytes:
     """Returns the page.
 
     Args:
@@ -46,7 +45,7 @@ def page_of(
         "Students": _students(protocol, verdict, goals, protocol.part),
         "Controls": _differences(protocol, verdict, goals, primary=False),
         "Another cohort": _external(protocol, circumstances.external) if circumstances.external else "",
-        "Validation and test": _optimism(protocol, verdict, circumstances, trials),
+        "Validation and test": _optimism(protocol, verdict, circumstances),
         "Where the students look": pictures,
         "Methods, to quote": f"<p>{escape(paragraph)}</p>",
         "Protocol": _protocol(protocol, circumstances),
@@ -83,7 +82,8 @@ def _what_would_tell(answer: Answer, protocol: Protocol, verdict: Verdict) -> li
     patients = needed(answer, protocol)
     if patients is None:
         return []
-    return [f"About {patients} such patients would show a difference of {protocol.difference:g} in 80 % of tests."]
+    smallest = protocol.smallest(answer.key.goal)
+    return [f"About {patients} such patients would show a difference of {smallest:g} in 80 % of tests."]
 
 
 def in_words(key: Key, protocol: Protocol) -> str:
@@ -117,7 +117,11 @@ def _intervals(protocol: Protocol, contrasts: Mapping[Key, Contrast], goal: str)
         for key, each in contrasts.items()
         if key.goal == goal
     ]
-    return f"<figure>{rows_figure(rows, f'difference of {goal}', [(0.0, 'no difference')])}</figure>" if rows else ""
+    return (
+        f"<figure>{rows_figure(rows, f'difference of {tested_name(goal)}', [(0.0, 'no difference')])}</figure>"
+        if rows
+        else ""
+    )
 
 
 def _table(protocol: Protocol, verdict: Verdict, contrasts: Mapping[Key, Contrast]) -> str:
@@ -138,7 +142,7 @@ def _table(protocol: Protocol, verdict: Verdict, contrasts: Mapping[Key, Contras
         lines.append(
             [
                 in_words(key, protocol),
-                key.goal,
+                tested_name(key.goal),
                 f"{each.difference:+.3f}",
                 "not known" if each.reason else f"{each.low:+.3f} to {each.high:+.3f}",
                 "-" if each.reason else p_value(each.p),
@@ -182,30 +186,29 @@ def _points(protocol: Protocol, verdict: Verdict, goal: str, part: str) -> str:
     ]
     lines = [f"{value:.3f} {words}" for value, words in levels]
     note = f"<figcaption>Dashed: {escape('; '.join(lines))}.</figcaption>" if lines else ""
-    return f"<figure>{rows_figure(rows, f'{goal} on {part}, one point a seed', levels)}{note}</figure>"
+    return f"<figure>{rows_figure(rows, f'{tested_name(goal)} on {part}, one point a seed', levels)}{note}</figure>"
 
 
-def _optimism(protocol: Protocol, verdict: Verdict, circumstances: Circumstances, trials: Candidates) -> str:
+def _optimism(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) -> str:
     goal, validation = protocol.goal, validation_scores(protocol, circumstances.trained)
-    on_choice = {result.number: result for result in circumstances.results}
     lines = [["arm", "trial", "in the search", "on seeds of the choice", "on further seeds", "test"]]
-    for arm, number in circumstances.chosen.items():
-        scores = validation[arm][goal]
-        lines.append(
-            [
-                arm,
-                str(number),
-                f"{trials.trial(number).metrics[goal]:.3f}",
-                f"{on_choice[number].mean:.3f}",
-                f"{sum(scores) / len(scores):.3f}",
-                f"{verdict.scores[arm][goal].mean:.3f}",
-            ]
-        )
+    for arm in (protocol.reference, *protocol.arms):
+        numbers = [each.chosen[arm] for each in circumstances.choices]
+        in_search = [each.trials.trial(each.chosen[arm]).metrics[goal] for each in circumstances.choices]
+        means = [in_search, [each.result(arm).mean for each in circumstances.choices], validation[arm][goal]]
+        cells = [f"{fmean(values):.3f}" for values in means]
+        lines.append([arm, ", ".join(map(str, numbers)), *cells, f"{verdict.scores[arm][goal].mean:.3f}"])
     note = (
-        f"Means of {goal}. The first three are on validation patients. The score in the search is too high by the luck "
-        "of the best of many; the last column is on patients whom no choice has seen."
+        f"Means of {goal.removeprefix('val/')}. The first three are on validation patients. The score in the search is "
+        "too high by the luck of the best of many; the last column is on patients whom no choice has seen."
     )
-    if protocol.folds:
+    if len({TrialConfig.model_validate_json(record.config).cohort.fold for record in circumstances.trained}) > 1:
+        note += " With each further seed another fold of the patients validates, so seeds differ by their patients too."
+    if protocol.space:
+        note += (
+            " Each fold has a search of its own, and a trial in it that was chosen. Means are over the folds as well."
+        )
+    elif protocol.folds:
         note += " The last two columns are on the cohort of the folds, the others on that of the search."
     return f'{table(lines[0], lines[1:])}<p class="note">{escape(note)}</p>'
 
@@ -213,7 +216,7 @@ def _optimism(protocol: Protocol, verdict: Verdict, circumstances: Circumstances
 def _protocol(protocol: Protocol, circumstances: Circumstances) -> str:
     shown = protocol.model_dump(mode="json")
     items = {"hash (SHA-256)": protocol.hash, "frozen": circumstances.frozen, "command": circumstances.command}
-    items |= {key.replace("_", " "): _plain(value) for key, value in shown.items() if value not in (None, "")}
+    items |= {key.replace("_", " "): _plain(value) for key, value in shown.items() if value not in (None, "", {})}
     items |= {"versions": ", ".join(f"{name} {version}" for name, version in circumstances.versions.items() if version)}
     external = circumstances.external
     for part, openings in (
@@ -228,5 +231,5 @@ def _protocol(protocol: Protocol, circumstances: Circumstances) -> str:
 
 def _plain(value: object) -> str:
     if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {_plain(each)}" for key, each in value.items())
+        return "; ".join(f"{key}: {_plain(each)}" for key, each in value.items() if each is not None)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -21,7 +21,7 @@ LEGEND: Final = (
 )
 
 
-def pictures(store: Store, trained: SweepFolder, records: Sequence[Record], rows: NDArray[np.int64]) -> str:
+def pictures(store: Store, rows: NDArray[np.int64], trained: SweepFolder, records: Sequence[Record]) -> str:
     """Returns a table of pictures as HTML, with a column for the student of each arm on the first seed, or the reason
     why there is none.
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from sweep.types import Record
 from sweep.verdict.answer import Verdict, needed, sentence
-from sweep.verdict.finalists import Finalist
-from sweep.verdict.opening.ledger import Opening, as_json
-from sweep.verdict.protocol import Protocol
+from sweep.verdict.inference import Contrast
+from sweep.verdict.opening.openings import Opening, as_json
+from sweep.verdict.protocol import Protocol, tested_name
+from sweep.verdict.training.choice import Choice
 
-FORMAT = 1
+FORMAT = 2  # 1 had scores on the tested part under names of validation, and `p` and `adjusted_p`
 
 
 @dataclass(frozen=True)
@@ -52,25 +53,23 @@ class Circumstances:
 
     Attributes:
         frozen: when the protocol was frozen, as ISO 8601.
-        results: the finalists on the seeds of the choice.
-        chosen: the number of the chosen trial of each arm, in the sweep.
+        choices: what was chosen in the sweep; or, where the search was repeated, in each fold.
         trained: the trials whose students were tested.
         openings: the ledger of the cohort.
         command: the command line.
         versions: versions of Python and of the main libraries, and the commit of the code.
+        notes: what a reader must know of the tested patients or of their openings, as sentences.
         external: the verdict on an external cohort, if there is one.
-        notes: what a reader must know of the tested patients, as sentences.
     """
 
     frozen: str
-    results: Sequence[Finalist]
-    chosen: Mapping[str, int]
+    choices: Sequence[Choice]
     trained: Sequence[Record]
     openings: Sequence[Opening]
     command: str
     versions: Mapping[str, str]
-    external: External | None = None
     notes: Sequence[str] = ()
+    external: External | None = None
 
 
 def content_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) -> dict[str, Any]:
@@ -83,13 +82,20 @@ def content_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstance
         "notes": list(circumstances.notes),
         "external": _of_external(protocol, circumstances.external),
         "validation": validation_scores(protocol, circumstances.trained),
-        "finalists": [asdict(result) for result in circumstances.results],
-        "chosen": dict(circumstances.chosen),
+        **_of_choices(protocol, circumstances.choices),
         "ledger": as_json(circumstances.openings),
         "command": circumstances.command,
         "versions": dict(circumstances.versions),
     }
     return dict(_finite(content))
+
+
+def _of_choices(protocol: Protocol, choices: Sequence[Choice]) -> dict[str, Any]:
+    """Returns the finalists and what was chosen; with a search in each fold, as a list over the folds."""
+    contents = [
+        {"finalists": [asdict(result) for result in each.results], "chosen": dict(each.chosen)} for each in choices
+    ]
+    return {"searches": contents} if protocol.space else contents[0]
 
 
 def _of_external(protocol: Protocol, external: External | None) -> dict[str, Any] | None:
@@ -110,24 +116,35 @@ def _of_verdict(protocol: Protocol, verdict: Verdict) -> dict[str, Any]:
         "answers": [
             {
                 "goal": answer.key.goal,
+                "score": tested_name(answer.key.goal),
                 "arm": answer.key.treated,
                 "reference": answer.key.reference,
                 "outcome": answer.outcome,
                 "sentence": sentence(answer, verdict, protocol),
                 "reasons": list(answer.reasons),
-                **asdict(answer.contrast),
-                "adjusted_p": answer.decision.adjusted_p,
+                "smallest_difference": protocol.smallest(answer.key.goal),
+                **_numbers(answer.contrast),
+                "p_holm": answer.decision.adjusted_p,
                 "power": answer.power,
                 "patients_needed": needed(answer, protocol),
             }
             for answer in verdict.answers
         ],
-        "exploratory": [key._asdict() | asdict(contrast) for key, contrast in verdict.exploratory.items()],
+        "exploratory": [
+            {"score": tested_name(key.goal), **key._asdict(), **_numbers(contrast)}
+            for key, contrast in verdict.exploratory.items()
+        ],
         "patients": asdict(verdict.patients),
         "scores": {
-            arm: {goal: of_arm[goal].value_K.tolist() for goal in of_arm} for arm, of_arm in verdict.scores.items()
+            arm: {tested_name(name): each.value_K.tolist() for name, each in of_arm.items()}
+            for arm, of_arm in verdict.scores.items()
         },
     }
+
+
+def _numbers(contrast: Contrast) -> dict[str, Any]:
+    """Returns the numbers of a contrast. Its p-value is that of a single test."""
+    return {"p_unadjusted" if key == "p" else key: value for key, value in asdict(contrast).items()}
 
 
 def validation_scores(protocol: Protocol, records: Sequence[Record]) -> dict[str, dict[str, list[float]]]:

@@ -11,14 +11,15 @@ from rich.console import Console
 
 from mmpkd.cohort.store import Store
 from sweep.picking.candidates import Candidates
+from sweep.plan.price import clock
 from sweep.verdict.answer import Patients, Verdict, needed, sentence
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.inference import SearchLuck, SeedScores
-from sweep.verdict.opening.ledger import SHOWN_DIGITS, Opening
+from sweep.verdict.opening.openings import SHOWN_DIGITS, Opening
 from sweep.verdict.power import MIN_RARER, USUAL_POWER, Design, smallest_difference
 from sweep.verdict.proposal import design_after_choice, expected_design
-from sweep.verdict.protocol import Protocol
-from sweep.verdict.results.record import External
+from sweep.verdict.protocol import Protocol, tested_name
+from sweep.verdict.results.record import Circumstances
 
 SPREADS: Final = (0.0, 0.02, 0.05)  # standard deviations over seeds for which the power is shown before any has run
 
@@ -30,20 +31,40 @@ def show_protocol(
     reference, seeds = protocol.reference, protocol.seeds
     of_folds = f" of {protocol.crossed}, in {protocol.folds} folds of which each is sealed in turn"
     of_folds = of_folds if protocol.folds else ""
-    state = f"frozen in {folder.protocol}" if is_frozen else "proposed; nothing is frozen yet"
+    content = f"content {protocol.content_hash[:SHOWN_DIGITS]}"
+    state = f"protocol with the {content}, proposed; its hash will cover the time as well; nothing is frozen yet"
+    if is_frozen:
+        state = f"protocol {protocol.hash[:SHOWN_DIGITS]}, frozen in {folder.protocol}; {content}"
     lines = [
-        f"protocol {protocol.hash[:SHOWN_DIGITS]}, {state}",
+        state,
         f"  question: does {' or '.join(protocol.arms)} change {' or '.join(protocol.goals())} against {reference}?",
-        f"  finalists, by {protocol.goal} among the first {protocol.trials} complete trials of each arm:",
-        *(f"    {arm}: trials {', '.join(map(str, numbers))}" for arm, numbers in protocol.finalists.items()),
+        *_finalists(protocol),
         f"  choice: on seeds {_span(protocol.choose_seeds)}, the best mean of each arm by {protocol.goal}",
         f"  training: the chosen ones on seeds {_span(seeds)}{' in each fold' if protocol.folds else ''}",
         *([f"  controls: {', '.join(protocol.controls)}"] if protocol.controls else []),
-        f"  test: {protocol.test_patients} patients{of_folds}; a difference of {protocol.difference:g} matters",
+        f"  test: {protocol.test_patients} patients{of_folds}; {_matters(protocol)}",
         *([f"  an earlier confirmation had protocol {protocol.after[:SHOWN_DIGITS]}"] if protocol.after else []),
         *(f"  {protocol.part} was opened before: {opening}" for opening in openings),
     ]
     console.print("\n".join(lines), soft_wrap=True)
+
+
+def _matters(protocol: Protocol) -> str:
+    smallest = [f"{protocol.smallest(goal):g} of {tested_name(goal)}" for goal in protocol.goals()]
+    return f"a difference of {' and of '.join(smallest)} matters"
+
+
+def _finalists(protocol: Protocol) -> list[str]:
+    if not protocol.space:
+        return [
+            f"  finalists, by {protocol.goal} among the first {protocol.trials} complete trials of each arm:",
+            *(f"    {arm}: trials {', '.join(map(str, numbers))}" for arm, numbers in protocol.finalists.items()),
+        ]
+    return [
+        f"  search: again in each fold, on the patients of the others: {protocol.space['search']['trials']} trials",
+        f"  finalists: {protocol.finalists_in_fold} of each arm in each fold, by {protocol.goal} (fewer if an arm has "
+        "fewer complete trials)",
+    ]
 
 
 def _span(seeds: Sequence[int]) -> str:
@@ -56,21 +77,61 @@ def show_price(protocol: Protocol, trials: Candidates, cost: float, console: Con
     Args:
         cost: what a training on the tested cohort costs, as a multiple of one of the sweep.
     """
-    seconds = {arm: _device_seconds(trials, arm) for arm in protocol.finalists}
+    arms, folds = (protocol.reference, *protocol.arms), protocol.folds or 1
+    seconds = {arm: _device_seconds(trials, arm) for arm in arms}
     of_controls = [seconds[arm] for arm in protocol.controls.values()]
-    chosen = sum(len(numbers) * seconds[arm] for arm, numbers in protocol.finalists.items())
-    folds = protocol.folds or 1
-    trained = (sum(seconds.values()) + sum(of_controls)) * folds * cost
-    choices = sum(map(len, protocol.finalists.values()))
-    students, in_folds = len(protocol.finalists) + len(of_controls), f" in {folds} folds" if folds > 1 else ""
-    phases = [
-        (f"choice: {choices} configurations on {len(protocol.choose_seeds)} seeds", chosen, protocol.choose_seeds),
-        (f"training: {students} configurations on {len(protocol.seeds)} seeds{in_folds}", trained, protocol.seeds),
+    counts = {arm: len(protocol.finalists.get(arm, ())) or protocol.finalists_in_fold for arm in arms}
+    chosen, trained = sum(counts[arm] * seconds[arm] for arm in arms), sum(seconds.values()) + sum(of_controls)
+    choices, students = sum(counts.values()), len(arms) + len(of_controls)
+    in_folds = f" in {folds} folds" if folds > 1 else ""
+    of_choice, of_test = len(protocol.choose_seeds), len(protocol.seeds) * folds
+    if protocol.space:
+        of_choice, chosen = of_choice * folds, chosen * cost
+    parts = [
+        (
+            f"choice: {choices} configurations on {len(protocol.choose_seeds)} seeds"
+            f"{in_folds if protocol.space else ''}",
+            choices * of_choice,
+            chosen * of_choice,
+        ),
+        (
+            f"training: {students} configurations on {len(protocol.seeds)} seeds{in_folds}",
+            students * of_test,
+            trained * cost * of_test,
+        ),
     ]
-    hours = [device_seconds * len(seeds) / 3600 for _, device_seconds, seeds in phases]
-    console.print(f"price: about {sum(hours):.3g} device-hours, as the trials of the sweep took")
-    for (words, _, _), of_phase in zip(phases, hours, strict=True):
-        console.print(f"  {words}: {of_phase:.3g}", soft_wrap=True)
+    if protocol.space:
+        parts.insert(0, _search(protocol, trials, arms, cost))
+    count, hours = sum(number for _, number, _ in parts), sum(device_seconds for *_, device_seconds in parts) / 3600
+    console.print(
+        f"price: about {hours:.3g} device-hours for {count} trainings, as the trials of the sweep took", soft_wrap=True
+    )
+    console.print(f"  {_wall(trials, hours)}", soft_wrap=True)
+    for words, _, device_seconds in parts:
+        console.print(f"  {words}: {device_seconds / 3600:.3g}", soft_wrap=True)
+
+
+def _wall(trials: Candidates, hours: float) -> str:
+    """Returns in words how long trainings take, at as many at a time as the plan of the sweep had."""
+    price = trials.sweep.plan.get("price") or {}
+    if not price.get("hours_halving"):
+        return "how long they take is not known, as the sweep has no price"
+    seconds, slots = hours * 3600 * price["wall_hours"] / price["hours_halving"], price["slots"]
+    at_a_time = f"{slots} training{'s' * (slots != 1)} at a time"
+    return f"about {clock(seconds)} with {at_a_time}, as in the sweep, and some seconds to start each"
+
+
+def _search(protocol: Protocol, trials: Candidates, arms: Sequence[str], cost: float) -> tuple[str, int, float]:
+    """Returns what is searched in all folds in words, the number of trainings, and their device-seconds. Trials that
+    were stopped early and runs on further seeds count as they did in the sweep.
+    """
+    records = [record for record in trials.records if record.arm in arms]
+    configurations = sum(record.repeat_of is None for record in records)
+    begun = protocol.folds * protocol.space["search"]["trials"]
+    count = round(begun * len(records) / configurations)
+    seconds = sum(record.device_seconds for record in records) / configurations * begun * cost
+    further = f", and {count - begun} runs of them on further seeds" if count > begun else ""
+    return f"search: {begun} configurations in {protocol.folds} folds{further}", count, seconds
 
 
 def show_power(protocol: Protocol, trials: Candidates, store: Store, console: Console) -> None:
@@ -127,7 +188,7 @@ def _show_differences(
                 if (design := expected(goal, arm)) is not None
             ]
             shown = ", ".join(cells) or "not known, as no finalist has a standard error"
-            console.print(f"  {goal} by {arm}: {shown}", soft_wrap=True)
+            console.print(f"  {tested_name(goal)} by {arm}: {shown}", soft_wrap=True)
 
 
 def _device_seconds(trials: Candidates, arm: str) -> float:
@@ -137,15 +198,20 @@ def _device_seconds(trials: Candidates, arm: str) -> float:
 
 
 def show_verdict(
-    protocol: Protocol, verdict: Verdict, external: External | None, folder: ConfirmationFolder, console: Console
+    protocol: Protocol, verdict: Verdict, circumstances: Circumstances, folder: ConfirmationFolder, console: Console
 ) -> None:
     """Prints the answers on the test part and on the external cohort, if any, and where the verdict lies."""
     tested = f"{verdict.patients.all} test patients"
     if protocol.folds:
         tested = f"{verdict.patients.all} patients, each tested by students that were trained without the patient,"
-    console.print(f"\nverdict on {tested} that neither search nor choice has seen", soft_wrap=True)
+    unseen = "that neither search nor choice has seen"
+    if protocol.space:
+        unseen = "and whose settings were searched and chosen without the patient"
+    console.print(f"\nverdict on {tested} {unseen}", soft_wrap=True)
     _show_answers(protocol, verdict, console)
-    if external is not None:
+    for note in circumstances.notes:
+        console.print(f"  {note}", soft_wrap=True)
+    if (external := circumstances.external) is not None:
         console.print("\n".join(external.lines()), soft_wrap=True)
         _show_answers(protocol, external.verdict, console)
     console.print(f"files in {folder}: {folder.verdict_page.name}, {folder.verdict.name}, {folder.protocol.name}")
@@ -159,4 +225,5 @@ def _show_answers(protocol: Protocol, verdict: Verdict, console: Console) -> Non
         if answer.outcome in ("cannot tell", "no difference shown"):
             patients = needed(answer, protocol)
             if patients is not None:
-                console.print(f"    About {patients} such patients would show a difference of {protocol.difference:g}.")
+                smallest = protocol.smallest(answer.key.goal)
+                console.print(f"    About {patients} such patients would show a difference of {smallest:g}.")

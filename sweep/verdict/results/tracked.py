@@ -15,8 +15,8 @@ from sweep.tracking.mlflow import Tracker
 from sweep.transfer.mirror import Mirror
 from sweep.verdict.answer import Verdict, interval, sentence
 from sweep.verdict.folder import ConfirmationFolder
-from sweep.verdict.opening.ledger import SHOWN_DIGITS
-from sweep.verdict.protocol import Protocol
+from sweep.verdict.opening.openings import SHOWN_DIGITS
+from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.record import Circumstances
 
 
@@ -62,23 +62,29 @@ def event_of(
     rows = [["score", "of", "against", "difference", "95 % interval", "p (Holm)", "answer"]]
     metrics: dict[str, float] = {}
     for answer in answers:
-        each, name = answer.contrast, f"verdict/{answer.key.goal}/{answer.key.treated}"
+        each, name = answer.contrast, f"verdict/{tested_name(answer.key.goal)}/{answer.key.treated}"
         p = answer.decision.adjusted_p
         metrics |= {f"{name}/difference": each.difference, f"{name}/low": each.low, f"{name}/high": each.high}
-        metrics[f"{name}/p"] = p
+        metrics |= {f"{name}/p_unadjusted": each.p, f"{name}/p_holm": p}
         shown = ["not known"] * 2 if each.reason else [interval(each).removeprefix("95 % interval "), f"{p:.3f}"]
-        rows.append([*answer.key, f"{each.difference:+.3f}", *shown, answer.outcome])
+        rows.append([tested_name(answer.key.goal), *answer.key[1:], f"{each.difference:+.3f}", *shown, answer.outcome])
     lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     openings = [f"- {protocol.part} was opened at {redact_passwords(str(each))}" for each in circumstances.openings]
-    reasons = [f"- {answer.key.goal} of {answer.key.treated}: {line}" for answer in answers for line in answer.reasons]
+    reasons = [
+        f"- {tested_name(answer.key.goal)} of {answer.key.treated}: {line}"
+        for answer in answers
+        for line in answer.reasons
+    ]
     paragraphs = [
         "\n".join(f"- {sentence(answer, verdict, protocol)}" for answer in answers),
-        "\n".join(reasons),
+        "\n".join([*reasons, *(f"- {note}" for note in circumstances.notes)]),
         "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]),
         "\n".join([f"- protocol {protocol.hash}, frozen at {circumstances.frozen}", *openings]),
     ]
     tags = {
-        "verdict": "; ".join(f"{answer.key.goal} {answer.key.treated}: {answer.outcome}" for answer in answers),
+        "verdict": "; ".join(
+            f"{tested_name(answer.key.goal)} {answer.key.treated}: {answer.outcome}" for answer in answers
+        ),
         "protocol": protocol.hash[:SHOWN_DIGITS],
     }
     files = (folder.verdict_page, folder.verdict, folder.protocol)

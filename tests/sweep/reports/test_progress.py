@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from sweep.reports import progress as progress_module
-from sweep.reports.progress import Progress, span
+from sweep.reports.progress import Progress, span, trials_ahead
 from sweep.types import Placement, Record
 from tests.patched import patch_within
 
@@ -21,8 +21,22 @@ def test_a_trial_that_is_done_is_not_counted_as_running() -> None:
     ended = {0: SimpleNamespace(state="complete"), 1: SimpleNamespace(state="pruned")}
     search: Any = SimpleNamespace(finished=ended, running={"c": None}, remaining_trials=2)
     search.placement = Placement(running=2, waiting=1)
+    search.space = SimpleNamespace(search=SimpleNamespace(repeats=1))
     counts = Progress(search, Console(file=StringIO()))._counts()
     assert counts == "2/4 done (1 complete, 1 pruned), 1 running, 1 waiting"
+
+
+def test_the_total_of_a_confirmation_does_not_grow() -> None:
+    """Three arms with a configuration each, on five seeds: 3, 7 and 11 were shown while the first runs ended."""
+    config = SimpleNamespace(repeats=5, trials=3, early_stopping=None)
+    space: Any = SimpleNamespace(search=config, arms=dict.fromkeys("abc"))
+    first, further = SimpleNamespace(repeat_of=None), SimpleNamespace(repeat_of=0)
+    states = [({}, 3), ({0: first}, 2 + 4), ({0: first, 3: further, 1: first}, 1 + 3 + 4)]
+    for finished, remaining in states:
+        search: Any = SimpleNamespace(finished=finished, remaining_trials=remaining, space=space)
+        assert len(finished) + trials_ahead(search) == 15
+    config.trials = 6
+    assert trials_ahead(search) == 8, "whether a configuration of several is repeated is not known"
 
 
 def searched(*scores: tuple[float, float], priced: float | None = None, epoch: int = 0) -> Progress:

@@ -19,6 +19,7 @@ from mmpkd.types import lay_out
 from sweep import confirm, driver
 from sweep.search.searcher import Search
 from sweep.search.studies import records_of
+from sweep.storage.events import Spool, SweepClosed
 from sweep.storage.journal import load_studies
 from sweep.storage.layout import SweepFolder
 from sweep.tracking.mlflow import Tracker
@@ -63,14 +64,18 @@ def fake_trainings() -> Iterator[None]:
                 torch.manual_seed(int(config.fingerprint()[:8], 16))
                 write_student(folder.checkpoints_of(record.number) / "attempt-1", config, 32, TASKS)
 
+    def finish(search: Search, planned: Any, options: Any, spool: Spool, *rest: Any) -> int:
+        spool.append(SweepClosed("KILLED" if search.remaining_trials else "FINISHED"))
+        return 0
+
     def run(space: Any, planned: Any, options: Any, console: Any) -> int:
         return driver.run_sweep(space, planned, options, console, replace(FAKE, prepare=prepare))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sweep.reports.results.write_report", lambda *args: None)
-        patch.setattr("sweep.verdict.steps.run_sweep", run)
+        patch.setattr("sweep.verdict.training.sweeps.run_sweep", run)
         patch.setattr(driver, "run_trials", run_trials)
-        patch.setattr(driver, "finish", lambda *args: 0)
+        patch.setattr(driver, "finish", finish)
         patch.setattr(Tracker, "start", lambda self: None)
         patch.setattr(Tracker, "close", lambda self, seconds: 0)
         patch.setattr(fake, "metrics_of", with_entropy(fake.metrics_of))

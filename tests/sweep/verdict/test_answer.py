@@ -11,8 +11,8 @@ from mmpkd.config import StageConfig, TrialConfig, validate
 from mmpkd.types import ConfigError, Task, lay_out
 from sweep.verdict.answer import Patients, Verdict, judge, sentence
 from sweep.verdict.inference import SeedScores
-from sweep.verdict.phases import smoothed, smoothing_of
 from sweep.verdict.protocol import Protocol
+from sweep.verdict.training.phases import smoothed, smoothing_of
 
 AUROC, POINTING = "val/auroc", "val/pointing"
 MANY = Patients(all=400, rarer=150, with_roi=200)
@@ -60,7 +60,9 @@ def test_an_arm_that_beats_none_controls_and_maps_is_better() -> None:
     assert outcomes(clear) == {AUROC: "better", POINTING: "better"}
     assert not any(answer.reasons for answer in clear.answers)
     first = sentence(clear.answers[0], clear, PROTOCOL)
-    assert first.startswith("With tabular, the students classify better (val/auroc 0.850 against 0.700 of none: +0.150")
+    assert first.startswith(
+        "With tabular, the students classify better (test/auroc 0.850 against 0.700 of none: +0.150"
+    )
     assert "p < 0.001 (Holm)" in first
 
 
@@ -139,3 +141,18 @@ def test_a_protocol_that_nobody_could_propose_is_none(changes: dict[str, Any], m
     """It may be edited by hand and have a new hash."""
     with pytest.raises(ConfigError, match=message):
         validate(Protocol, PROTOCOL.model_dump(mode="json") | changes, "protocol")
+
+
+def test_localisation_has_a_difference_of_its_own() -> None:
+    assert PROTOCOL.smallest(POINTING) == PROTOCOL.smallest(AUROC) == 0.05, "protocols of earlier versions"
+    own = PROTOCOL.model_copy(update={"localisation_difference": 0.2})
+    assert (own.smallest(AUROC), own.smallest(POINTING)) == (0.05, 0.2)
+    assert own.content_hash == own.hash != PROTOCOL.hash
+    frozen = own.model_copy(update={"frozen": "2026-11-27T10:00:00+00:00"})
+    assert frozen.hash != own.hash and frozen.content_hash == own.content_hash
+    arms = {arm: {AUROC: scores(0.7, error=0.04), POINTING: scores(0.3, error=0.04)} for arm in ("none", "tabular")}
+    power = {
+        each: [answer.power for answer in judge(protocol, arms, MANY, {}).answers]
+        for each, protocol in (("shared", PROTOCOL), ("own", own))
+    }
+    assert power["own"][0] == power["shared"][0] and power["own"][1] > power["shared"][1]

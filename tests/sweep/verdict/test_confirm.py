@@ -15,22 +15,27 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from mmpkd.cohort.store import Store
+from mmpkd.config import TrialConfig
 from mmpkd.types import ConfigError, UserError
+from sweep.search.studies import records_of
 from sweep.storage.events import Spool, VerdictWritten
+from sweep.storage.journal import load_studies
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import alone_in, hold_driver_lock
 from sweep.transfer.addresses import Place
 from sweep.types import Record
-from sweep.verdict import steps
 from sweep.verdict.finalists import NoVerdictError
 from sweep.verdict.folder import ConfirmationFolder, lock_of
 from sweep.verdict.opening.ledger import Ledger
-from sweep.verdict.steps import Confirmation
+from sweep.verdict.training import sweeps
+from sweep.verdict.training.sweeps import Sweeps
 from tests.sweep import fake
-from tests.sweep.verdict.confirmed_sweep import confirmed
+from tests.sweep.picked_sweep import write_student
+from tests.sweep.verdict.confirmed_sweep import TASKS, confirmed
 
 KILLS = 20
 
@@ -82,7 +87,7 @@ def test_a_verdict_states_protocol_answers_students_and_ledger(done: Path) -> No
         ("val/pointing", "tabular"),
     ]
     assert all(answer["sentence"] in printed for answer in content["answers"])
-    assert {arm: len(scores["val/auroc"]) for arm, scores in content["scores"].items()} == {
+    assert {arm: len(scores["test/auroc"]) for arm, scores in content["scores"].items()} == {
         "none": 5,
         "tabular": 5,
         "tabular-shuffled": 5,
@@ -92,6 +97,24 @@ def test_a_verdict_states_protocol_answers_students_and_ledger(done: Path) -> No
     page = (done / "runs" / "fake" / "confirm" / "verdict.html").read_text()
     assert all(text in page for text in (protocol["hash"], "tabular-shuffled", "opened once", "mean training ROI"))
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", page))
+
+
+def keys_in(content: Any) -> set[str]:
+    """Returns the keys of a verdict that are no names of arms, scores or libraries."""
+    if isinstance(content, list):
+        return set().union(*map(keys_in, content))
+    if not isinstance(content, dict):
+        return set()
+    by_name = ("scores", "validation", "chosen", "versions", "protocol")
+    return set(content).union(*(keys_in(value) for key, value in content.items() if key not in by_name))
+
+
+def test_every_key_of_a_verdict_is_documented(done: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "verdict.md").read_text()
+    section = page.partition("## Keys of verdict.json")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"`(\w+)`", section))
+    keys = keys_in(verdict(done))
+    assert {"p_holm", "p_unadjusted", "exploratory", "shares"} <= keys and keys <= documented, keys - documented
 
 
 def verdicts_in_the_spool(tmp_path: Path) -> list[VerdictWritten]:
@@ -105,9 +128,10 @@ def test_mlflow_gets_the_verdict_and_nothing_of_a_patient(done: Path) -> None:
     assert opening.splitlines() == [f"- {answer['sentence']}" for answer in content["answers"]]
     assert f"protocol {content['protocol']['hash']}, frozen at" in event.description
     first = content["answers"][0]
-    assert event.metrics["verdict/val/auroc/tabular/difference"] == first["difference"]
-    assert event.metrics["verdict/val/auroc/tabular/p"] == first["adjusted_p"]
-    assert event.tags["verdict"].startswith(f"val/auroc tabular: {first['outcome']}; val/pointing tabular: ")
+    assert event.metrics["verdict/test/auroc/tabular/difference"] == first["difference"]
+    assert event.metrics["verdict/test/auroc/tabular/p_holm"] == first["p_holm"]
+    assert event.metrics["verdict/test/auroc/tabular/p_unadjusted"] == first["p_unadjusted"] <= first["p_holm"]
+    assert event.tags["verdict"].startswith(f"test/auroc tabular: {first['outcome']}; test/pointing tabular: ")
     assert event.paths == [f"fake/confirm/{name}" for name in ("verdict.html", "verdict.json", "protocol.yaml")]
     (folder,) = (path for path in (done / "cache" / "stores").iterdir() if path.is_dir())
     store = Store.open(folder)
@@ -154,6 +178,14 @@ def test_a_second_opening_is_refused_or_shown(again: Path) -> None:
     assert not {*second["protocol"]["seeds"]} & {*verdict(again)["protocol"]["seeds"]}
     page = (again / "runs" / "fake" / "confirm2" / "verdict.html").read_text()
     assert "opened 2 times" in page and "opening 2 of the test part" in page
+
+
+def test_a_plan_shows_the_content_that_is_frozen(base: Path, done: Path) -> None:
+    planned, printed = confirmed(base, "plan=true"), (done / "printed.txt").read_text()
+    (content,) = re.findall(r"protocol with the content (\w+), proposed", planned)
+    assert (
+        f"protocol {verdict(done)['protocol']['hash'][:12]}, frozen in" in printed and f"; content {content}" in printed
+    )
 
 
 def test_the_same_command_again_trains_nothing(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +313,24 @@ def test_the_student_of_another_training_is_not_scored(again: Path) -> None:
         confirmed(again)
 
 
+def test_students_that_were_trained_again_leave_a_trace(again: Path) -> None:
+    """The scores of the first ones are gone as well."""
+    before, train = verdict(again), SweepFolder(again / "runs" / "fake-confirm-train")
+    for record in records_of(load_studies(train.journal), 0):
+        attempt, config = train.checkpoints_of(record.number) / "attempt-1", record.config
+        with torch.random.fork_rng():
+            torch.manual_seed(record.number)
+            write_student(attempt, TrialConfig.model_validate_json(config), 32, TASKS)
+    shutil.rmtree(folder_of(again) / "scores")
+    printed, after = confirmed(again), verdict(again)
+    (opening,) = before["ledger"]
+    line = f"has given another result before, at {opening['time']} (result {opening['result'][:12]})"
+    assert line in printed and line in after["notes"][0] and line in (folder_of(again) / "verdict.html").read_text()
+    first, second = after["ledger"]
+    assert first == opening and second["result"] != first["result"]
+    assert second["protocol"] == first["protocol"]
+
+
 def test_a_copy_of_a_sweep_does_not_open_the_part_unseen(again: Path) -> None:
     runs = again / "runs"
     (runs / "fake").rename(runs / "copied")
@@ -364,7 +414,7 @@ def test_openings_at_once_lose_no_line(tmp_path: Path) -> None:
 def test_new_continues_the_confirmation_that_it_began(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("new=true", "difference=0.1", "again=true")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Confirmation, "train", killed)
+        patch.setattr(Sweeps, "train", killed)
         confirmed(again, *words)
     second = yaml.safe_load((folder_of(again, "confirm2") / "protocol.yaml").read_text())["hash"]
     printed = confirmed(again, *words, "plan=true")
@@ -376,7 +426,7 @@ def test_new_continues_the_confirmation_that_it_began(again: Path, monkeypatch: 
 
 def test_finalists_that_failed_on_a_seed_are_left_out(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one of two finalists left, the luck of the search is unknown; with none, there is no verdict."""
-    records_of, failing = steps._records, ["none-"]
+    records_of, failing = sweeps._records, ["none-"]
 
     def with_failures(folder: SweepFolder) -> list[Record]:
         records = records_of(folder)
@@ -386,7 +436,7 @@ def test_finalists_that_failed_on_a_seed_are_left_out(again: Path, monkeypatch: 
             for record in records
         ]
 
-    monkeypatch.setattr(steps, "_records", with_failures)
+    monkeypatch.setattr(sweeps, "_records", with_failures)
     with pytest.raises(NoVerdictError, match="every finalist of arm none has failed"):
         confirmed(again)
     before = verdict(again)
@@ -394,7 +444,7 @@ def test_finalists_that_failed_on_a_seed_are_left_out(again: Path, monkeypatch: 
     failing[0] = f"none-{rival}"
     printed = confirmed(again)
     assert "single finalist of several trials" in printed
-    assert "val/auroc by tabular: not known" in printed.partition("after the choice")[2]
+    assert "test/auroc by tabular: not known" in printed.partition("after the choice")[2]
 
 
 def test_new_leaves_a_confirmation_that_cannot_end(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,9 +452,11 @@ def test_new_leaves_a_confirmation_that_cannot_end(again: Path, monkeypatch: pyt
         patch.setattr("sweep.verdict.finalists.Counter", lambda arms: dict.fromkeys(arms, 4))
         confirmed(again)
     assert "none 4 of 5" in (folder_of(again) / "failure.txt").read_text()
+    confirmed(again)
+    assert not (folder_of(again) / "failure.txt").exists(), "there is a verdict now"
     (folder_of(again) / "protocol.yaml").write_text("")
     with monkeypatch.context() as patch, pytest.raises(NoVerdictError):
-        patch.setattr(Confirmation, "train", no_verdict)
+        patch.setattr(Sweeps, "train", no_verdict)
         confirmed(again, "new=true", "again=true")
     second = yaml.safe_load((folder_of(again, "confirm2") / "protocol.yaml").read_text())
     assert second["protocol"]["after"] == "unknown", "the first protocol was edited"
@@ -506,7 +558,7 @@ def test_an_external_cohort_may_be_added_and_is_kept(again: Path) -> None:
     assert other["cohort"].startswith("synthetic ") and not other["in_protocol"]
     assert other["patients"]["all"] == 18 and len(other["ledger"]) == 1 and len(after["ledger"]) == 1
     assert [answer["goal"] for answer in other["answers"]] == ["val/auroc", "val/pointing"]
-    assert other["scores"]["none"]["val/auroc"] != after["scores"]["none"]["val/auroc"]
+    assert other["scores"]["none"]["test/auroc"] != after["scores"]["none"]["test/auroc"]
     assert {"reference": "prior"}.items() <= other["exploratory"][-1].items(), "the mean ROI of the training patients"
     assert all(answer["sentence"] in printed for answer in other["answers"])
     page = (again / "runs" / "fake" / "confirm" / "verdict.html").read_text()
@@ -515,6 +567,10 @@ def test_an_external_cohort_may_be_added_and_is_kept(again: Path) -> None:
     assert verdict(again)["external"] == other
     with pytest.raises(ConfigError, match=r"this confirmation has the external cohort \w+, got \w+;.*new=true"):
         confirmed(again, write_external(again, seed=6))
+    (folder_of(again) / "external.yaml").unlink()
+    for words, problem in (([write_external(again, seed=6)], "another one is named"), ([], "none is named")):
+        with pytest.raises(ConfigError, match=rf"has opened the external cohort \w+ at .*, and now {problem}; give"):
+            confirmed(again, *words)
 
 
 def test_an_external_cohort_stands_in_the_protocol(base: Path, tmp_path: Path) -> None:
@@ -540,4 +596,5 @@ def test_an_external_cohort_that_cannot_be_scored_is_refused_before_anything_is_
 def test_plan_freezes_nothing(base: Path) -> None:
     printed = confirmed(base, "plan=true")
     assert "nothing is frozen yet" in printed and "price: about" in printed
+    assert "a difference of 0.05 of test/auroc and of 0.1 of test/pointing matters" in printed
     assert not (base / "runs" / "fake" / "confirm").exists()

@@ -1,4 +1,4 @@
-"""The trainings of a confirmation, as two sweeps of fixed configurations: every arm has a single configuration, which
+"""The trainings of a confirmation, as sweeps of fixed configurations: every arm has a single configuration, which
 runs on every seed. They run through the same driver as every sweep, with its budget, its records and its restarts.
 """
 
@@ -55,7 +55,7 @@ class Phase:
         return len(self.configs) * len(self.seeds)
 
 
-def choosing(protocol: Protocol, trials: Candidates) -> tuple[Phase, dict[str, tuple[str, int]]]:
+def choosing(protocol: Protocol, trials: Candidates, name: str = CHOOSE) -> tuple[Phase, dict[str, tuple[str, int]]]:
     """Returns the phase in which the finalists run, and the arm and the number in the sweep that each of its arms
     stands for.
     """
@@ -64,15 +64,23 @@ def choosing(protocol: Protocol, trials: Candidates) -> tuple[Phase, dict[str, t
         for number in numbers:
             label = label_of(arm, number)
             configs[label], arm_of[label] = trials.config_of(trials.trial(number)), (arm, number)
-    return Phase(CHOOSE, configs, protocol.choose_seeds), arm_of
+    return Phase(name, configs, protocol.choose_seeds), arm_of
 
 
-def training(protocol: Protocol, trials: Candidates, chosen: Mapping[str, int], tasks: Sequence[Task]) -> Phase:
+def training(
+    protocol: Protocol,
+    trials: Candidates,
+    chosen: Mapping[str, int],
+    tasks: Sequence[Task],
+    name: str = TRAIN,
+    goals: Sequence[str] = (),
+) -> Phase:
     """Returns the phase whose students are tested: the chosen configuration of each arm, and the controls.
 
     Args:
         chosen: the number of the trial of each arm.
         tasks: the tasks of the cohort.
+        goals: see `Phase`.
     """
     records = {arm: trials.trial(number) for arm, number in chosen.items()}
     configs = {arm: trials.config_of(record) for arm, record in records.items()}
@@ -82,7 +90,7 @@ def training(protocol: Protocol, trials: Candidates, chosen: Mapping[str, int], 
         elif _teaches_softened(configs[arm]) and (entropy := _teachers_entropy(configs[arm], records[arm])) is not None:
             # A finalist may teach softened labels and the chosen one not.
             configs[control] = smoothed(configs[arm], entropy, tasks)
-    return Phase(TRAIN, configs, protocol.seeds)
+    return Phase(name, configs, protocol.seeds, goals)
 
 
 def controls_of(arms: Mapping[str, Sequence[TrialConfig]]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""The trainings of a confirmation, as sweeps that continue after a kill."""
