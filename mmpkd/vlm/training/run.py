@@ -157,5 +157,6 @@ def train(
             writer.offer(partial(state, epoch + 1), must=is_complete)  # type: ignore[arg-type]
             report(history[-1])
     if folder is not None:
-        exported.write(folder, run.vlm, run.processor, exported.card_of(config, store, history[-1].metrics))
+        card = {"cohort": store.fingerprint, "trial": config.fingerprint(), "metrics": dict(history[-1].metrics)}
+        exported.write(folder, run.vlm, run.own, store.facts.image_size, store.facts.channels, card)
     return history

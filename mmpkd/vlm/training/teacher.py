@@ -18,7 +18,7 @@ from mmpkd.config import ScheduleConfig, TrialConfig
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from mmpkd.machine.new_folder import new_folder
-from mmpkd.types import SharedCache, TeacherError
+from mmpkd.types import ConfigError, SharedCache, TeacherError
 from mmpkd.vlm import exported
 from mmpkd.vlm.config import FAMILIES, VlmTeacherConfig
 from mmpkd.vlm.model import Vlm, build
@@ -144,14 +144,14 @@ def fit_teacher(
             seen = Items(store, val, teacher, processor)
             texts, _ = seen.answers(vlm, range(len(seen)), teacher.max_new_tokens, size, device)
             with new_folder(folder, []) as partial:
-                exported.write(partial, vlm, processor, {})
+                exported.write(partial, vlm, teacher, store.facts.image_size, store.facts.channels, {})
                 write_atomically(partial / "quality.json", json.dumps(goals(seen.scored(texts))))
             if shared:
                 shared.publish(f"{TEACHERS}/{folder.name}")
     try:
-        vlm, _, _ = exported.read(folder / exported.NAME)
+        vlm, _ = exported.read(folder / exported.NAME)
         quality = json.loads((folder / "quality.json").read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         problem = f"{folder} does not hold a whole teacher ({type(error).__name__})"
         raise TeacherError(f"{problem}; delete it (rm -r {folder}) and it is trained again") from error
     shown = exchanged(store, train, teacher.seed) if teacher.control == "shuffled" else None
