@@ -24,13 +24,14 @@ FLOORS = {
         {"machine.errors"},
         {"machine.new_folder"},
         {"vlm.config", "vlm.boxes"},
-        {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"}
-        | {"vlm.vocabulary", "vlm.positions"},
-        {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights", "vlm.scores", "vlm.rows"},
+        {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"},
+        {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights", "vlm.scores"},
+        {"vlm.vocabulary", "vlm.positions"},
+        {"vlm.rows"},
+        {"vlm.model"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
         {
             "training.stand_in",
-            "vlm.model",
             "images",
             "export.origin",
             "scoring.saliency",
@@ -81,8 +82,13 @@ HEIGHT = {
     for room in rooms
 }
 ENGINE = {"ray", "optuna", "mlflow", "sweep"}  # what one training run never needs
-# Libraries of a format in which a student is exported. The module of the format imports them when it is asked to write.
-FORMATS = {"mmpkd.export.to_mlflow": {"mlflow"}, "mmpkd.export.to_onnx": {"onnx", "onnxruntime"}}
+# Libraries of an extra that one module imports, and only when it needs them: those of a format in which a student is
+# exported, and that of low-rank adapters.
+FORMATS = {
+    "mmpkd.vlm.model": {"peft"},
+    "mmpkd.export.to_mlflow": {"mlflow"},
+    "mmpkd.export.to_onnx": {"onnx", "onnxruntime"},
+}
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "grpc": "grpcio",

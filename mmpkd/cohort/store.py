@@ -186,8 +186,8 @@ class Store:
 
     @cached_property
     def questions(self) -> pd.DataFrame:
-        """The questions about the images, in an order that never changes: the columns of `questions.COLUMNS`, and `row`,
-        the position of the image in the store.
+        """The questions about the images, in an order that never changes: the columns of `questions.COLUMNS`, and
+        `row`, the position of the image in the store.
 
         Raises:
             CohortError: the cohort has no questions, or the file is damaged.

@@ -1,0 +1,93 @@
+"""The questions of a cohort: a table of questions about its images, with their answers.
+
+The table has the default index and the columns of `COLUMNS`, all of them text:
+
+sample     id of the image in `Scan.samples`
+question   the question; boxes stand in it as `<box>(left,top),(right,bottom)</box>` (see `mmpkd.vlm.boxes`)
+answer     the answer, with boxes of the same form; NaN if it is unknown, which only training images may have
+task       VG (where is it?), RO (what is in the box?), GC (describe it), MII (other questions), or a name of the user's
+modality   how the image was made, such as ct
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pandas as pd
+
+from mmpkd.types import CohortError
+from mmpkd.vlm import boxes
+
+COLUMNS = ("sample", "question", "answer", "task", "modality")
+
+
+@dataclass(frozen=True)
+class QuestionFacts:
+    """The facts about a cohort's questions that planning a sweep needs. `tasks` and `modalities` are sorted."""
+
+    num_items: int
+    tasks: tuple[str, ...]
+    modalities: tuple[str, ...]
+    has_boxes: bool  # some question or answer holds a box
+    num_unanswered: int
+
+    @classmethod
+    def of(cls, questions: pd.DataFrame) -> Self:
+        """Returns the facts of a table of questions."""
+        texts = pd.concat([questions["question"], questions["answer"].dropna()])
+        return cls(
+            num_items=len(questions),
+            tasks=tuple(sorted(questions["task"].unique())),
+            modalities=tuple(sorted(questions["modality"].unique())),
+            has_boxes=bool(texts.map(lambda text: boxes.TAGGED.search(text) is not None).any()),
+            num_unanswered=int(questions["answer"].isna().sum()),
+        )
+
+
+def about(questions: pd.DataFrame, samples: pd.Index | list[str]) -> pd.DataFrame:
+    """Returns the questions about some samples, in the same order, with the default index."""
+    return questions[questions["sample"].isin(samples)].reset_index(drop=True)
+
+
+def check(questions: pd.DataFrame | None, split: pd.Series | None) -> None:
+    """Checks that an answer is missing only where nothing is scored: in the part train of an official split that has a
+    part val too. Folds validate in turn, so that each of their questions needs an answer.
+
+    Args:
+        questions: the questions of the cohort. None: it has none, and nothing is checked.
+        split: the part of each sample. None: patients are dealt into folds.
+
+    Raises:
+        CohortError: an answer is missing elsewhere. The message counts such questions and quotes none.
+    """
+    if questions is None:
+        return
+    may_lack = pd.Series(False, questions.index)
+    if split is not None and "val" in set(split):
+        may_lack = questions["sample"].map(split) == "train"
+    if num_wrong := int((questions["answer"].isna() & ~may_lack).sum()):
+        where = "in val or test" if may_lack.any() else "in a cohort whose folds validate in turn"
+        remedy = "Answer them, take them out, or state official parts, of which train may hold unanswered questions"
+        raise CohortError(f"{num_wrong} of {len(questions)} questions {where} have no answer. {remedy}")
+
+
+def located(questions: pd.DataFrame, samples: pd.Index) -> pd.DataFrame:
+    """Returns the questions of a store with one more column, `row`: the position of each question's image.
+
+    Raises:
+        LookupError: a column is missing, or an image is not in the store.
+    """
+    rows = samples.get_indexer(questions["sample"])
+    if (rows < 0).any():
+        raise LookupError("a question is about an image that the store does not hold")
+    return questions[list(COLUMNS)].assign(row=rows.astype("int64"))
+
+
+def in_words(facts: Mapping[str, Any] | None) -> str:
+    """Returns the end of a sentence that counts the questions, from the facts in a manifest; empty without any."""
+    if facts is None:
+        return ""
+    unanswered = f" ({facts['num_unanswered']} without an answer)" if facts["num_unanswered"] else ""
+    return f", with {facts['num_items']} questions{unanswered}"
