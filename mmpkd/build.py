@@ -43,6 +43,8 @@ def paths_of_params() -> list[str]:
 
 def announcements(config: TrialConfig, facts: Facts) -> list[str]:
     """Describes how the student's pretrained weights are changed to fit. The configuration must have passed `check`."""
+    if isinstance(config.student, VlmConfig):
+        return []
     changes = announced(config.vit, facts.image_size, facts.channels * len(config.student.reads))
     return [f"the student's pretrained weights: {'; '.join(changes)}"] if changes else []
 
@@ -57,7 +59,7 @@ def single_steps(config: TrialConfig, facts: Facts) -> list[str]:
 
 
 def goals(facts: Facts) -> tuple[str, ...]:
-    """Returns the goals that a sweep on this cohort can maximise: without ROIs or boxes, localisation cannot be scored."""
+    """Returns the goals that a sweep on this cohort can maximise; without ROIs or boxes, none is of localisation."""
     if facts.questions is not None:
         return ("val/answer", "val/recall50") if facts.questions.has_boxes else ("val/answer",)
     return ("val/auroc", "val/pointing") if facts.roi_labels else ("val/auroc",)

@@ -79,7 +79,7 @@ def located(questions: pd.DataFrame, samples: pd.Index) -> pd.DataFrame:
     Raises:
         LookupError: a column is missing, or an image is not in the store.
     """
-    rows = samples.get_indexer(questions["sample"])
+    rows = samples.get_indexer(pd.Index(questions["sample"]))
     if (rows < 0).any():
         raise LookupError("a question is about an image that the store does not hold")
     return questions[list(COLUMNS)].assign(row=rows.astype("int64"))

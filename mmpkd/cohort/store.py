@@ -291,5 +291,6 @@ def read_facts(content: Mapping[str, Any]) -> Facts:
     asked_about = content.get("questions")
     if asked_about is not None:
         names = {name: tuple(asked_about[name]) for name in ("tasks", "modalities")}
-        tuples["questions"] = questions.QuestionFacts(**{**asked_about, **names})
-    return Facts(**{**content, **tuples, "tasks": tasks, "columns": columns, "sections": sections})
+        asked_about = questions.QuestionFacts(**{**asked_about, **names})
+    plain = {**content, **tuples, "questions": asked_about}
+    return Facts(**{**plain, "tasks": tasks, "columns": columns, "sections": sections})

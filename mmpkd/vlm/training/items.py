@@ -79,16 +79,10 @@ class Items:
         return self._cache[key]
 
     def shuffled(self, chosen: Sequence[int], generator: torch.Generator, size: int) -> Iterator[list[int]]:
-        """Yields the chosen items in batches of `size`, in random order. The questions of an image stay together, so
-        that it is encoded once; images are shuffled, and batches are cut anywhere."""
-        of_image: dict[int, list[int]] = {}
-        for number in chosen:
-            of_image.setdefault(int(self._row_I[number]), []).append(number)
-        groups = list(of_image.values())
-        shuffled = torch.randperm(len(groups), generator=generator).tolist()
-        order = [number for index in shuffled for number in groups[index]]
+        """Yields the chosen items in batches of `size`, in random order. The last batch may be smaller."""
+        order = torch.randperm(len(chosen), generator=generator).tolist()
         for start in range(0, len(order), size):
-            yield order[start : start + size]
+            yield [chosen[index] for index in order[start : start + size]]
 
     def answers(
         self,
@@ -134,14 +128,14 @@ def exchanged(store: Store, rows: Ints, seed: int) -> Ints:
     """
     generator = np.random.default_rng(fit.derived_seed(seed, "shuffled teacher"))
     patient = store.patient_N[rows]
-    order = generator.permutation(len(rows))
+    order: Ints = generator.permutation(len(rows)).astype(np.int64)
     for _ in range(100):
         clashes = np.flatnonzero(patient[order] == patient)
         if not len(clashes):
             break
-        for place in clashes:
+        for place in clashes.tolist():
             other = int(generator.integers(len(rows)))
-            order[[place, other]] = order[[other, place]]
+            order[place], order[other] = order[other], order[place]
     shown = np.arange(len(store.sample_ids), dtype=np.int64)
     shown[rows] = rows[order]
     return shown
