@@ -9,6 +9,8 @@ from mmpkd.cohort.readers.cbis_ddsm.reader import CbisDdsm
 from mmpkd.cohort.readers.chexlocalize import Chexlocalize
 from mmpkd.cohort.readers.derm7pt.reader import Derm7pt
 from mmpkd.cohort.readers.mimic_cxr.reader import MimicCxr
+from mmpkd.cohort.readers.questions.med_grit import MedGrit
+from mmpkd.cohort.readers.questions.vqa import Vqa
 from mmpkd.cohort.readers.radpath import RadPath
 from mmpkd.cohort.readers.synthetic import Synthetic
 from mmpkd.cohort.readers.synthetic_vqa import SyntheticVqa
@@ -29,6 +31,8 @@ READERS: dict[str, type[Reader]] = {
     "derm7pt": Derm7pt,
     "radpath": RadPath,
     "synthetic_vqa": SyntheticVqa,
+    "med_grit": MedGrit,
+    "vqa": Vqa,
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mmpkd.cohort import reader_for
+from mmpkd.cohort import questions, reader_for
 from mmpkd.cohort.decode import Depth, decode, depth_of, read_depth
 from mmpkd.cohort.facts import BadSample, Reader
 from mmpkd.cohort.prepare import store_identity, store_path
@@ -56,6 +56,10 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         has_changed = (stored.fillna("") != scan.text.astype(object).loc[stored.index].fillna("")).any(axis=1)
         num_changed = int(has_changed.sum())
         problems += [f"the report texts of {num_changed} samples have changed"] if num_changed else []
+    if scan.questions is not None:
+        current = questions.about(scan.questions, list(store.sample_ids)).fillna("").astype(str)
+        if not current.equals(store.questions[list(questions.COLUMNS)].fillna("").astype(str)):
+            problems.append("the questions or answers have changed")
     views = [store.view(name) for name in store.facts.views]
     rows = np.arange(len(store.sample_ids))
     if count is not None:

@@ -46,6 +46,13 @@ class QuestionFacts:
         )
 
 
+def read_facts(content: Mapping[str, Any] | None) -> QuestionFacts | None:
+    """Converts the facts in a manifest back to `QuestionFacts`; None stays None."""
+    if content is None:
+        return None
+    return QuestionFacts(**{**content, **{name: tuple(content[name]) for name in ("tasks", "modalities")}})
+
+
 def about(questions: pd.DataFrame, samples: pd.Index | list[str]) -> pd.DataFrame:
     """Returns the questions about some samples, in the same order, with the default index."""
     return questions[questions["sample"].isin(samples)].reset_index(drop=True)

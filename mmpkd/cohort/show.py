@@ -57,6 +57,8 @@ def show(store: Store, console: Console) -> Path:
             console.print(f"- left out: {count} ({reason})", highlight=False, markup=False)
     for task in facts.tasks:
         console.print(_label_table(store, task))
+    if facts.questions is not None:
+        console.print(_question_table(store))
     if facts.roi_labels:
         console.print(_region_table(store))
     if facts.columns:
@@ -109,6 +111,21 @@ def _label_table(store: Store, task: Task) -> Table:
             cells = [str(count) for count in counts]
         patients = len(np.unique(store.patient_N[rows]))
         table.add_row(name, str(len(rows)), str(patients), str(int((~known).all(axis=1).sum())), *cells)
+    return table
+
+
+def _question_table(store: Store) -> Table:
+    """Returns a table of the number of questions by modality and task, and of those without an answer."""
+    known, items = store.facts.questions, store.questions
+    assert known is not None
+    parts = ", ".join(f"{name} {int(items['row'].isin(rows).sum())}" for name, rows in _rows_by_part(store).items())
+    title = f"questions ({parts})"
+    table = Table("modality", "images", *known.tasks, "all", "without an answer", title=title)
+    for name in (*known.modalities, None):
+        chosen = items if name is None else items[items["modality"] == name]
+        counts = [int((chosen["task"] == task).sum()) for task in known.tasks]
+        cells = [chosen["row"].nunique(), *counts, len(chosen), int(chosen["answer"].isna().sum())]
+        table.add_row("all" if name is None else name, *map(str, cells))
     return table
 
 

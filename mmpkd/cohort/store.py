@@ -288,9 +288,5 @@ def read_facts(content: Mapping[str, Any]) -> Facts:
     tasks = tuple(Task(**{**task, "labels": tuple(task["labels"])}) for task in content["tasks"])
     columns = {name: Column(**column) for name, column in content["columns"].items()}
     sections = {name: Section(**section) for name, section in content["sections"].items()}
-    asked_about = content.get("questions")
-    if asked_about is not None:
-        names = {name: tuple(asked_about[name]) for name in ("tasks", "modalities")}
-        asked_about = questions.QuestionFacts(**{**asked_about, **names})
-    plain = {**content, **tuples, "questions": asked_about}
-    return Facts(**{**plain, "tasks": tasks, "columns": columns, "sections": sections})
+    parts = {"tasks": tasks, "columns": columns, "sections": sections}
+    return Facts(**{**content, **tuples, **parts, "questions": questions.read_facts(content.get("questions"))})

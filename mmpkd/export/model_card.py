@@ -28,6 +28,8 @@ DATA: Mapping[str, str] = {
     "derm7pt": "Derm7pt, http://derm.cs.sfu.ca; terms of use of its publishers",
     "radpath": "CPM-RadPath 2020, MICCAI challenge; terms of use of the challenge",
     "synthetic": "generated images; no licence is needed",
+    "synthetic_vqa": "generated images; no licence is needed",
+    "med_grit": "on request from the authors of BiRD, images of SAM-Med2D; research use only",
 }
 UNKNOWN_DATA = "a table of the user's own; the file does not know its licence"
 SCORES = {

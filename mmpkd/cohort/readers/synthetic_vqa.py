@@ -88,13 +88,17 @@ class SyntheticVqa(Reader):
 
     def load(self, sample_id: str) -> RawImage:
         """Paints the image of a sample and its view, which are grey, `side` x `side`, uint8."""
-        position = self._table.index.tolist().index(sample_id)
+        position = self._positions[sample_id]
         scene = self._scene(position)
         look = MODALITIES[str(self._table["modality"].iloc[position])]
         knobs = self.params
         plain = scene.paint(texture=min(0.4, 3 * knobs.texture), grain=0.02, darkness=knobs.darkness)
         image = scene.paint(texture=knobs.texture, grain=0.06, darkness=knobs.darkness)
         return RawImage(grey_levels(_seen(image, look)), {"superior": grey_levels(_seen(plain, look))})
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {str(sample): position for position, sample in enumerate(self._table.index)}
 
     def _scene(self, position: int) -> Scene:
         generator = np.random.default_rng([self.params.seed, 1, position])

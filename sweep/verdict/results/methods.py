@@ -17,10 +17,10 @@ def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) 
     """Returns the paragraph."""
     openings, versions, external = len(circumstances.openings), circumstances.versions, circumstances.external
     patients, reference = verdict.patients, protocol.reference
-    controls = []
-    if any(control.endswith(SHUFFLED) for control in protocol.controls):
+    controls, trained = [], [control for control in protocol.controls if control in verdict.scores]
+    if any(control.endswith(SHUFFLED) for control in trained):
         controls.append("the same training with the teacher's outputs exchanged between patients of the same labels")
-    if any(control.endswith(SMOOTHED) for control in protocol.controls):
+    if any(control.endswith(SMOOTHED) for control in trained):
         controls.append("label smoothing of the entropy of the teacher's predictions, without a teacher")
     of_rois = f", {patients.with_roi} of them with a region of interest" if protocol.localisation else ""
     sentences = [
@@ -87,8 +87,8 @@ def _tested(protocol: Protocol) -> str:
         return (
             f"The students were tested by nested cross-validation with {protocol.folds} folds that are disjoint by "
             "patient: one fold is tested, another one validates, and the others train. Search, choice and training did "
-            f"not read the fold that was tested. An earlier search ({protocol.sweep}) of the same cohort gave no "
-            "configuration. The cohort"
+            f"not read the fold that was tested. An earlier search ({protocol.sweep}) of the same cohort gave its "
+            "space and no configuration. The cohort"
         )
     if not protocol.folds:
         return "Parts are disjoint by patient. The test part was read neither by the search nor by the choice. It"

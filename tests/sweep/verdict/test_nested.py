@@ -135,6 +135,8 @@ def test_the_verdict_says_what_the_search_of_the_sweep_has_seen(done: Path) -> N
     seen = "The sweep fake has searched the same cohort before. Its configurations are not used, only its space."
     assert seen in page and seen in printed and any(note.startswith(seen) for note in content["notes"])
     assert "nested cross-validation with 3 folds" in page and "the test part train in other folds" in page
+    left_out = any("tabular-smoothed is left out" in note for note in content["notes"])
+    assert left_out == ("tabular-smoothed" not in content["scores"]) == ("label smoothing of the entropy" not in page)
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", page))
     protocol = content["protocol"]
     assert protocol["finalists"] == {} and protocol["space"]["search"]["trials"] == TRIALS

@@ -1,0 +1,141 @@
+"""What the readers of questions share: checks of single questions, a count of those that are left out, and the Scan."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mmpkd.cohort.facts import Scan
+from mmpkd.cohort.questions import COLUMNS
+from mmpkd.types import CohortError, ConfigError
+from mmpkd.vlm import boxes
+
+MOST_WORDS = 4  # an answer about a box in the question with more words counts as a description (GC)
+
+
+class Item(NamedTuple):
+    """A question, and where it comes from. `row` names the place in messages; `split` is None if no part is stated."""
+
+    sample: str
+    file: str  # path of the image, relative to the root
+    question: str
+    answer: str | None
+    task: str
+    modality: str
+    patient: str
+    split: str | None
+    row: str
+
+
+class Exclusions:
+    """Counts what is left out of a file, by reason."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.counts: Counter[str] = Counter()
+        self.num_seen = 0
+
+    def notes(self) -> list[str]:
+        """Returns a warning for each reason. It quotes no text and names no file."""
+        return [
+            f"warning: left out: {count} of {self.num_seen} {self.unit}: {reason}"
+            for reason, count in sorted(self.counts.items())
+        ]
+
+
+def text_problem(question: str, answer: str | None) -> str:
+    """Returns why a question cannot be used, in words that quote nothing; empty if it can be used."""
+    if not question:
+        return "an empty question"
+    for text, whose in ((question, "question"), (answer or "", "answer")):
+        if len(boxes.TAG.findall(text)) != 2 * len(boxes.TAGGED.findall(text)):
+            return f"a torn box in the {whose}"
+        for box in boxes.parse(text) if boxes.TAG.search(text) else ():
+            if min(box) < 0 or max(box) > boxes.GRID:
+                return f"a box in the {whose} that leaves the grid of 0 to {boxes.GRID}"
+            if box.right <= box.left or box.bottom <= box.top:
+                return f"a box in the {whose} whose second corner is not right of and below the first"
+    return ""
+
+
+def likely_task(question: str, answer: str | None) -> str:
+    """Returns the task of a question by its form, for files that do not state it.
+
+    A box in the question makes it RO, or GC if the answer has more than `MOST_WORDS` words; else a box in the answer
+    makes it VG; anything else is MII. This rule is ours: the authors' training file does not name its tasks.
+    """
+    if boxes.TAGGED.search(question):
+        return "GC" if len((answer or "").split()) > MOST_WORDS else "RO"
+    return "VG" if answer and boxes.TAGGED.search(answer) else "MII"
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Reads a JSON file, with or without a byte order mark.
+
+    Raises:
+        CohortError: the file is missing, not UTF-8 or not JSON. The message quotes nothing of it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise CohortError(f"no {path.name} in {path.parent.absolute()}; {remedy}") from None
+    except OSError as error:
+        raise CohortError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
+    except json.JSONDecodeError as error:
+        raise CohortError(f"{path} is not JSON: {error.msg} in line {error.lineno}; {remedy}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise CohortError(f"{path} is not JSON ({type(error).__name__}); {remedy}") from None
+
+
+def refuse_outside(key: str, file: str, may_lead_out: bool) -> None:
+    """Raises ConfigError if the option `key` names a file outside the root although that is not allowed."""
+    if not may_lead_out and (Path(file).is_absolute() or ".." in Path(file).parts):
+        problem = f"must be a file under cohort.root unless cohort.allow_outside=true, got {file}"
+        raise ConfigError.at(f"cohort.params.{key}", problem)
+
+
+def scan_of(items: Sequence[Item], *, channels: int, tables: Sequence[str], notes: Sequence[str], where: str) -> Scan:
+    """Returns the Scan of questions: a sample for each image, in the order of its first question.
+
+    Raises:
+        CohortError: there is no question.
+    """
+    if not items:
+        raise CohortError("\n  ".join([f"{where}: not one question can be used", *notes]))
+    table = pd.DataFrame(list(items))
+    firsts = table.drop_duplicates("sample").set_index("sample")
+    samples = firsts[["patient", "row"]]
+    if table["split"].notna().any():
+        samples = samples.assign(split=firsts["split"])
+    nothing = pd.DataFrame(index=firsts.index)
+    questions = table[list(COLUMNS)].astype(object)
+    return Scan(
+        tasks=(),
+        samples=samples,
+        labels=nothing,
+        privileged=nothing,
+        channels=channels,
+        questions=questions.where(questions.notna(), np.nan),
+        files={str(sample): [str(file)] for sample, file in firsts["file"].items()},
+        tables=tables,
+        notes=tuple(notes),
+    )
+
+
+def without_repeats(items: Sequence[Item], exclusions: Exclusions) -> list[Item]:
+    """Returns the items without those that repeat an earlier question about the same image. They are counted."""
+    seen: set[tuple[str, str, str]] = set()
+    kept = []
+    for item in items:
+        if (key := (item.sample, item.question, item.task)) in seen:
+            exclusions.counts["a question that was asked about the same image before"] += 1
+            continue
+        seen.add(key)
+        kept.append(item)
+    return kept
