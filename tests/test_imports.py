@@ -27,8 +27,9 @@ FLOORS = {
         {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"},
         {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights", "vlm.scores"},
         {"vlm.vocabulary", "vlm.positions"},
-        {"vlm.rows"},
+        {"vlm.rows", "vlm.network"},
         {"vlm.model"},
+        {"vlm.exported"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
         {
             "training.stand_in",
@@ -85,7 +86,7 @@ ENGINE = {"ray", "optuna", "mlflow", "sweep"}  # what one training run never nee
 # Libraries of an extra that one module imports, and only when it needs them: those of a format in which a student is
 # exported, and that of low-rank adapters.
 FORMATS = {
-    "mmpkd.vlm.model": {"peft"},
+    "mmpkd.vlm.network": {"peft"},
     "mmpkd.export.to_mlflow": {"mlflow"},
     "mmpkd.export.to_onnx": {"onnx", "onnxruntime"},
 }

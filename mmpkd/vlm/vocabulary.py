@@ -31,28 +31,18 @@ OPENING = set("([{'-/") | {"<box>"}  # are followed by the next piece without a 
 CHAT_HINT = "\nThe correct answer is: "
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, as of Qwen2-VL
 SENTINEL = "QUESTION"
+PATCH = {"qwen2_vl": 14, "qwen3_vl": 16}  # side of a patch where a config.json leaves it out
 
 
 class Tokens(Protocol):
-    """What both kinds of vocabulary offer. `video` is never written; the models need the id."""
+    """What both kinds of vocabulary offer. `video` is never written, but models need its id."""
 
-    @property
-    def pad(self) -> int: ...
-
-    @property
-    def end(self) -> int: ...
-
-    @property
-    def image(self) -> int: ...
-
-    @property
-    def video(self) -> int: ...
-
-    @property
-    def vision(self) -> int: ...
-
-    @property
-    def vision_end(self) -> int: ...
+    pad: int
+    end: int
+    image: int
+    video: int
+    vision: int
+    vision_end: int
 
     def __len__(self) -> int: ...
 
@@ -134,7 +124,7 @@ class Spacing:
         self.is_box = piece == "<box>" or (self.is_box and piece != "</box>")
 
 
-@dataclass(frozen=True)
+@dataclass
 class FolderTokens:
     """The tokenizer of a model's folder. `text` is its content in the format of the library tokenizers."""
 
@@ -210,15 +200,8 @@ def text_processor(config: VlmConfig, texts: Iterable[str]) -> Processor:
     """
     if config.model in FAMILIES:
         words = Words.of(texts, config.box_steps)
-        return Processor(
-            words,
-            before=(VISION,),
-            between=(VISION_END,),
-            hint=(HINT,),
-            after=(ANSWER,),
-            box_steps=config.box_steps,
-            token_pixels=2 * config.vision.patch_size,
-        )
+        side = 2 * config.vision.patch_size
+        return Processor(words, (VISION,), (VISION_END,), (HINT,), (ANSWER,), config.box_steps, token_pixels=side)
     return folder_processor(Path(config.model), config.box_steps)
 
 
@@ -251,40 +234,49 @@ def folder_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def pixels_of_token(facts: Mapping[str, Any]) -> int:
+    """Returns the side of the square of pixels that becomes one visual token, from the `config.json` of a folder."""
+    vision = facts.get("vision_config", {})
+    return int(vision.get("patch_size", PATCH[facts["model_type"]])) * int(vision.get("spatial_merge_size", 2))
+
+
 def folder_processor(folder: Path, box_steps: int) -> Processor:
     """Returns the processor of a folder: its tokenizer, chat template and normalisation of pixels.
 
     A tokenizer without a chat template gets the plain layout: image, question, line break.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     facts = folder_facts(folder)
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    text_facts = facts.get("text_config") or facts
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        problem = f"the tokenizer or the configuration in {folder} cannot be read ({type(error).__name__})"
+        raise ConfigError.at("student.model", f"{problem}; copy them again from where the model comes from") from error
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     if end is None:
         raise ConfigError.at("student.model", f"the tokenizer in {folder} names no eos_token; add it to its files")
     tokens = FolderTokens(
         text=tokenizer.backend_tokenizer.to_str(),
-        size=int(text_facts["vocab_size"]),
+        size=config.get_text_config().vocab_size,
         pad=end if pad is None else pad,
         end=end,
-        **{name: int(facts[f"{key}_token_id"]) for name, key in ROLES.items()},
+        **{name: getattr(config, f"{key}_token_id") for name, key in ROLES.items()},
     )
     before, between, after = _layout(tokenizer, tokens)
-    vision, pixels = facts["vision_config"], {}
+    channels = config.vision_config.in_channels
+    pixels = {"image_mean": MEAN, "image_std": STD} if channels == 3 else {"image_mean": [0.5], "image_std": [0.5]}
     if (folder / "preprocessor_config.json").is_file():
-        pixels = json.loads((folder / "preprocessor_config.json").read_text())
+        pixels |= json.loads((folder / "preprocessor_config.json").read_text())
+    hint = tuple(tokens.encode(CHAT_HINT))
     return Processor(
         tokens,
-        before=before,
-        between=between,
-        hint=tuple(tokens.encode(CHAT_HINT)),
-        after=after,
+        *(before, between, hint, after),
         box_steps=box_steps,
-        token_pixels=int(vision.get("patch_size", 14)) * int(vision.get("spatial_merge_size", 2)),
-        mean=tuple(pixels.get("image_mean", MEAN)),
-        std=tuple(pixels.get("image_std", STD)),
+        token_pixels=pixels_of_token(facts),
+        mean=tuple(pixels["image_mean"]),
+        std=tuple(pixels["image_std"]),
     )
 
 

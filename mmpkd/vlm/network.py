@@ -1,0 +1,126 @@
+"""The networks of transformers behind a vision-language model: built small, read from a folder, with adapters.
+
+transformers and peft are imported where they are used, because most trainings have no use for them.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmpkd.types import ConfigError
+from mmpkd.vlm.config import LoraConfig, PositionsConfig, VlmConfig
+from mmpkd.vlm.positions import apply_rule
+from mmpkd.vlm.vocabulary import Processor, folder_facts
+
+MERGE = 2  # patches along each side that become one visual token, in all models of the families
+LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"  # that get adapters
+
+
+def prepared(network: Any, rule: PositionsConfig) -> Any:
+    """Returns a network of transformers with the rule of positions, and without the decoding options of its folder."""
+    from transformers import GenerationConfig
+
+    apply_rule(network, rule)
+    network.generation_config = GenerationConfig()
+    return network
+
+
+def new_network(family: str, config: Any) -> Any:
+    """Returns a network of a family with random weights, from a configuration of transformers."""
+    return network_class(family)(config)
+
+
+def network_class(family: str) -> Any:
+    """Returns the class of transformers for a family."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # of weights that are read or written
+    names = {"qwen2_vl": "Qwen2VLForConditionalGeneration", "qwen3_vl": "Qwen3VLForConditionalGeneration"}
+    return getattr(transformers, names[family])
+
+
+def network_config(config: VlmConfig, processor: Processor, image_size: int, channels: int) -> Any:
+    """Returns the configuration of transformers for a model that is built."""
+    import transformers
+
+    vision, decoder, tokens = config.vision, config.decoder, processor.tokens
+    half = decoder.width // decoder.heads // 2
+    temporal = max(1, half // 4)
+    sections = [temporal, (half - temporal + 1) // 2, (half - temporal) // 2]
+    shared = {"depth": vision.depth, "num_heads": vision.heads, "patch_size": vision.patch_size}
+    shared |= {"in_channels": channels, "temporal_patch_size": 1, "spatial_merge_size": MERGE}
+    text = {
+        "vocab_size": len(tokens),
+        "hidden_size": decoder.width,
+        "intermediate_size": decoder.mlp,
+        "num_hidden_layers": decoder.depth,
+        "num_attention_heads": decoder.heads,
+        "num_key_value_heads": decoder.heads,
+        "initializer_range": decoder.initializer_range,
+        "rope_parameters": {"rope_type": "default", "rope_theta": decoder.rope_theta, "mrope_section": sections},
+        "pad_token_id": tokens.pad,
+    }
+    if config.model == "qwen2_vl":
+        kind: Any = transformers.Qwen2VLConfig
+        sizes: dict[str, Any] = {"embed_dim": vision.width, "hidden_size": decoder.width, "mlp_ratio": 4}
+        text |= {"bos_token_id": None, "eos_token_id": tokens.end}
+    else:
+        kind = transformers.Qwen3VLConfig
+        sizes = {"hidden_size": vision.width, "out_hidden_size": decoder.width, "intermediate_size": 4 * vision.width}
+        sizes |= {"num_position_embeddings": (image_size // vision.patch_size) ** 2, "deepstack_visual_indexes": []}
+        text |= {"head_dim": decoder.width // decoder.heads}
+    return kind(
+        text_config=text,
+        vision_config=shared | sizes,
+        image_token_id=tokens.image,
+        video_token_id=tokens.video,
+        vision_start_token_id=tokens.vision,
+        vision_end_token_id=tokens.vision_end,
+        tie_word_embeddings=True,
+    )
+
+
+def network_of_folder(folder: Path, channels: int) -> Any:
+    """Returns the model of a folder in float32. Nothing is downloaded.
+
+    Raises:
+        ConfigError: the folder cannot be used, or its model reads fewer channels than the images have.
+    """
+    facts = folder_facts(folder)
+    if channels > (wanted := facts.get("vision_config", {}).get("in_channels", 3)):
+        problem = f"{folder} reads images of {wanted} channel, and those of the cohort have {channels}"
+        raise ConfigError.at("student.model", f"{problem}; name a model for images in colour")
+    try:
+        return network_class(facts["model_type"]).from_pretrained(
+            str(folder), local_files_only=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        problem = f"the model in {folder} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})"
+        raise ConfigError.at("student.model", f"{problem}; download it again with `hf download`") from error
+
+
+def with_adapters(network: Any, config: LoraConfig) -> Any:
+    """Returns a network with low-rank adapters on the linear layers of its text decoder; nothing else learns."""
+    try:
+        import peft
+    except ImportError as error:
+        problem = "low-rank adapters need the library peft, which is not installed"
+        raise ConfigError.at("student.lora", f"{problem}; run: pip install 'mmpkd[vlm]'") from error
+    options = peft.LoraConfig(  # a scale need not be an integer
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]
+        lora_dropout=config.dropout,
+        target_modules=LAYERS,
+    )
+    return peft.get_peft_model(network, options)
+
+
+def merged(network: Any) -> Any:
+    """Returns the network of transformers with its adapters added to its weights; the network itself is kept."""
+    if not hasattr(network, "peft_config"):
+        return network
+    return copy.deepcopy(network).merge_and_unload()

@@ -1,0 +1,179 @@
+"""Exported students, folders for transformers, and folders of models that a student begins from."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
+
+from mmpkd.types import ConfigError
+from mmpkd.vlm import exported
+from mmpkd.vlm.config import LoraConfig, PositionsConfig
+from mmpkd.vlm.model import check
+
+TOKENS = ("<|pad|>", "<|end|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+
+
+def write(case, folder):
+    return exported.write(folder, case.vlm, case.config, 32, 1, {"trial": "abc"})
+
+
+def with_random_adapters(case):
+    """Gives adapters weights other than 0, so that merging them changes something."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in case.vlm.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    return case
+
+
+def stock_logits(case, folder):
+    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
+    rows = case.rows
+    pixels, grid = case.vlm._patches(rows.image_MCHW[rows.image_B])
+    with torch.no_grad():
+        return model(
+            input_ids=rows.input_ids_BL,
+            attention_mask=rows.mask_BL,
+            mm_token_type_ids=rows.token_types_BL,
+            pixel_values=pixels,
+            image_grid_thw=grid,
+        ).logits
+
+
+@pytest.mark.parametrize("model", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)])
+@torch.no_grad()
+def test_a_student_comes_back_with_its_adapters_merged(model, lora, example, tiny_config, tmp_path):
+    case = with_random_adapters(example(tiny_config(model, gap=2, lora=lora)))
+    vlm, content = exported.read(write(case, tmp_path))
+    assert (vlm(case.rows) - case.vlm(case.rows)).abs().max() < (1e-5 if lora else 1e-7)
+    assert vlm.answer(case.questions, 5).texts == case.vlm.answer(case.questions, 5).texts
+    assert content["card"] == {"trial": "abc"} and content["config"]["positions"]["border_gap"] == 2
+    assert (lora is not None) == hasattr(case.vlm.network, "peft_config")  # the student itself is as it was
+
+
+@pytest.mark.parametrize("gap", [1, 2])
+@torch.no_grad()
+def test_a_folder_gives_the_same_logits_in_transformers_unless_it_says_so(gap, example, tiny_config, tmp_path):
+    case = with_random_adapters(example(tiny_config(gap=gap, lora=LoraConfig(rank=2))))
+    folder = tmp_path / "folder"
+    exported.to_folder(write(case, tmp_path), folder, ["mmpkd.export"])
+    difference = (stock_logits(case, folder) - case.vlm(case.rows)).abs().max()
+    config, readme = json.loads((folder / "config.json").read_text()), (folder / "README.md").read_text()
+    assert config["position_rule"] == PositionsConfig(border_gap=gap).model_dump()
+    if gap == 1:
+        assert difference < 1e-5 and "other positions" not in readme
+    else:
+        assert difference > 1e-4 and "other positions" in readme and "begins 2 after" in readme
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "not a complete safetensors file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x55"), "does not match its checksum"),
+        (lambda path: path.unlink(), "cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_refused(damage, complaint, example, tiny_config, tmp_path):
+    path = write(example(tiny_config()), tmp_path)
+    damage(path)
+    with pytest.raises(ConfigError, match=complaint):
+        exported.read(path)
+
+
+def tokenizer():
+    """Returns a tokenizer of words and blanks, with the special tokens of Qwen-VL and without a chat template."""
+    words = [
+        *TOKENS,
+        " ",
+        "\n",
+        "<unk>",
+        *["Where", "is", "the", "mass", "What", "Is", "on", "left", "a", "yes", "correct", "answer", "The"],
+        *"?:(),<>/box0123456789",
+    ]
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(pattern=" ", behavior="isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, pre_tokenizers.Punctuation("isolated")])
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens(list(TOKENS))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture
+def model_folder(example, tiny_config, tmp_path):
+    """A tiny model for images in colour as transformers itself writes it, with a tokenizer."""
+
+    def write_folder(family):
+        network = example(tiny_config(family), channels=3).vlm.network
+        names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        for index, name in enumerate(names, start=2):
+            setattr(network.config, name, index)
+        network.resize_token_embeddings(60, mean_resizing=False)
+        folder = tmp_path / family
+        network.save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+        return folder
+
+    return write_folder
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+@torch.no_grad()
+def test_a_folder_of_a_model_is_a_student_with_its_own_tokenizer(family, example, tiny_config, model_folder, tmp_path):
+    case = example(tiny_config(str(model_folder(family)), gap=1))
+    assert check(case.config, 32) == []
+    tokens = case.processor.tokens
+    assert (tokens.pad, tokens.end, tokens.image) == (0, 1, 2)
+    assert tokens.decode(tokens.encode("Where is the mass?")) == "Where is the mass?"
+    assert (case.vlm(case.rows) - stock_logits(case, case.config.model)).abs().max() < 1e-6
+    vlm, content = exported.read(write(case, tmp_path))
+    assert (vlm(case.rows) - case.vlm(case.rows)).abs().max() < 1e-7
+    assert str(tmp_path) not in json.dumps(content)
+    exported.to_folder(tmp_path / exported.NAME, tmp_path / "again", ["mmpkd.export"])
+    again = example(tiny_config(str(tmp_path / "again")))
+    assert again.processor.tokens.encode("a mass") == tokens.encode("a mass")
+    assert (again.vlm(case.rows) - case.vlm(case.rows)).abs().max() < 1e-7
+
+
+def test_the_chat_template_of_a_folder_is_the_layout_of_a_prompt(example, tiny_config, model_folder):
+    folder = model_folder("qwen2_vl")
+    template = (
+        "{% for m in messages %}a{% for c in m.content %}{% if c.type == 'image' %}"
+        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}"
+        "{% endfor %}<|end|>yes"
+    )
+    chat = tokenizer()
+    chat.chat_template = template
+    chat.save_pretrained(folder)
+    processor = example(tiny_config(str(folder))).processor
+    names = [
+        processor.tokens.backend.id_to_token(index)
+        for part in (processor.before, processor.between, processor.after)
+        for index in part
+    ]
+    assert names == ["a", "<|vision_start|>", "<|vision_end|>", "<|end|>", "yes"]
+
+
+def test_a_folder_that_cannot_be_used_is_refused(example, tiny_config, model_folder, tmp_path):
+    folder = model_folder("qwen2_vl")
+
+    def problem():
+        return [mistake.problem for mistake in check(tiny_config(str(folder)), 40)]
+
+    assert "16 x 16 pixels" in problem()[0]
+    (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    assert "holds no tokenizer" in problem()[0]
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    assert "of type 'llama'" in problem()[0]
+    (folder / "config.json").unlink()
+    assert "no config.json" in problem()[0]
+    folder = tmp_path / "nowhere"
+    assert "neither a family nor a folder" in problem()[0]
