@@ -40,7 +40,7 @@ def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
     if isinstance(config.student, VlmConfig):
         distillation = config.distillation
         has_teacher = distillation.needs_teacher + (distillation.kl.weight > 0)
-        return size_of(config.student, facts.image_size), has_teacher, -config.optimizer.batch_size
+        return size_of(config.student), has_teacher, -config.optimizer.batch_size
     num_logits = facts.tasks[-1].columns.stop
     channels = facts.channels * len(config.student.reads)
     student = build_student(config.vit, facts.image_size, channels, num_logits, empty=True)
