@@ -151,7 +151,8 @@ def source_of(manifest: Mapping[str, Any]) -> str:
     """Returns a hash that is equal for stores that may share patients, whatever their options.
 
     The hash covers the kind of the reader, which suffices for most readers, since each of them reads one published data
-    set. For the readers `table` and `vqa` the hash also covers the files, and for generated cohorts the options that generate the data.
+    set. For the readers `table` and `vqa` the hash also covers the files, and for generated cohorts the options that
+    generate the data.
     """
     reader = manifest["reader"]
     source, params = manifest["source"], manifest["params"]
