@@ -184,16 +184,14 @@ def compute_price(
 
 
 def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
-    """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them.
-
-    If a training has several stages, the time of the earlier stages is spread evenly over the epochs of the last stage.
+    """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them. If a
+    training has several stages, the time of the earlier stages is spread evenly over the epochs of the last stage.
     """
-    train, val = store.rows("train", config.cohort.fold), len(store.rows("val", config.cohort.fold))
-    num_train = len(train)
-    if isinstance(config.student, VlmConfig):  # steps are made of questions
-        num_train = num_items(store, train, config.distillation.pseudo_labels.use)
+    train, val = (store.rows(part, config.cohort.fold) for part in ("train", "val"))
+    is_vlm = isinstance(config.student, VlmConfig)  # its steps are made of questions
+    num_train = num_items(store, train, config.distillation.pseudo_labels.use) if is_vlm else len(train)
     passes = sum(stage.epochs or 0 for stage in config.staged()) / config.epochs
-    return passes * num_train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
+    return passes * num_train / cost.batch_size * cost.step_seconds + len(val) * cost.validation_seconds
 
 
 def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
@@ -290,11 +288,8 @@ def _span(low: float, high: float) -> str:
 
 
 def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
+    power = min(int(math.log10(max(count, 1)) // 3), 3)
+    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
 def clock(seconds: float) -> str:

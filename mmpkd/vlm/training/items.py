@@ -79,10 +79,16 @@ class Items:
         return self._cache[key]
 
     def shuffled(self, chosen: Sequence[int], generator: torch.Generator, size: int) -> Iterator[list[int]]:
-        """Yields the chosen items in batches of `size`, in random order. The last batch may be smaller."""
-        order = torch.randperm(len(chosen), generator=generator).tolist()
+        """Yields the chosen items in batches of `size`, in random order. The questions of an image stay together, so
+        that it is encoded once; the last batch may be smaller."""
+        of_image: dict[int, list[int]] = {}
+        for number in chosen:
+            of_image.setdefault(int(self._row_I[number]), []).append(number)
+        groups = list(of_image.values())
+        shuffled = torch.randperm(len(groups), generator=generator).tolist()
+        order = [number for index in shuffled for number in groups[index]]
         for start in range(0, len(order), size):
-            yield [chosen[index] for index in order[start : start + size]]
+            yield order[start : start + size]
 
     def answers(
         self,

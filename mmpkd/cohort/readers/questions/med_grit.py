@@ -78,7 +78,7 @@ class MedGrit(Reader):
         params = self.params
         refuse_outside("images", params.images, self.allow_outside)
         exclusions = Exclusions("questions and dialogues")
-        files = [("test", task, file) for task, file in params.tests.items()]
+        files: list[tuple[str, str | None, str]] = [("test", task, file) for task, file in params.tests.items()]
         files += [("train", None, params.train)] if params.train is not None else []
         items: list[Item] = []
         self._num_untagged = 0
@@ -185,4 +185,4 @@ def _plain(text: str) -> str:
 
 
 def _kind(content: Any) -> str:
-    return {dict: "an object", str: "a text"}.get(type(content), "a single value")
+    return "an object" if isinstance(content, dict) else "a text" if isinstance(content, str) else "a single value"
