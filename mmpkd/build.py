@@ -21,7 +21,7 @@ from mmpkd.near_names import near, paths_of
 from mmpkd.objectives import Objective
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.student import Student, announced, build_student
-from mmpkd.training import stage_validation
+from mmpkd.training import pretrain, stage_validation
 from mmpkd.types import ConfigError, Mistake, Needs, Offer
 from mmpkd.vlm.check import check as check_vlm
 from mmpkd.vlm.config import DistillationConfig, VlmConfig
@@ -87,6 +87,7 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
     except ConfigError as error:
         student = None
         mistakes += error.mistakes
+    mistakes += pretrain.check(config, facts, student)
     mistakes += _check_images(config, facts)
     mistakes += _check_map(config, facts)
     offers: dict[str, Offer] = {}

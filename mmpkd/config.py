@@ -16,6 +16,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import overridden, read_yaml
 from mmpkd.near_names import mistake_of, paths_of
+from mmpkd.training.pretrain_config import PretrainConfig
 from mmpkd.types import ConfigError, Fraction, Positive, Strict
 from mmpkd.vlm.config import DistillationConfig, VlmConfig
 
@@ -197,13 +198,14 @@ class TrialConfig(Strict):
 
     # Not fingerprinted: they say how a training runs. Only execution=compile changes numbers, by rounding.
     INERT: ClassVar[tuple[str, ...]] = ("execution", "checkpoint_seconds")
-    LATER = (*INERT, "distillation")
+    LATER = (*INERT, "distillation", "pretrain")
 
     cohort: CohortConfig
     student: AnyStudent = StudentConfig()
     teachers: Mapping[str, TeacherConfig] = {}
     objectives: Mapping[str, ObjectiveConfig] = {}
     distillation: DistillationConfig = DistillationConfig()  # of a student of kind vlm
+    pretrain: PretrainConfig | None = None  # comes before all stages
     stages: tuple[StageConfig, ...] = ()  # empty: a single stage, in which all modules learn from all loss terms
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

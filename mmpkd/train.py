@@ -36,7 +36,7 @@ from mmpkd.scoring import classify
 from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
 from mmpkd.teachers.fitted import FittedTeacher, fit_teachers, quality_lines
 from mmpkd.teachers.input_leakage import warnings_before_fitting
-from mmpkd.training import stages
+from mmpkd.training import pretrain, stages
 from mmpkd.training.epoch import train_epoch
 from mmpkd.training.stages import Run
 from mmpkd.types import ConfigError, EpochReport, Mistake, SharedCache
@@ -134,7 +134,10 @@ def train(
     if resume is not None:
         progress, history = checkpoint.restore(resume, student, objectives, run.enter, identity)
     else:
-        progress = checkpoint.Progress(stages.recall(stage_files, student, objectives, shared), 0)
+        finished, seconds = stages.recall(stage_files, student, objectives, shared), 0.0
+        if config.pretrain and not finished:
+            seconds = pretrain.pretrain(config, store, rows, student, cache, device, shared)
+        progress = checkpoint.Progress(finished, 0, seconds)
         run.enter(progress.stage)
 
     def state(epoch: int, seconds: float = 0.0) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from mmpkd.teachers.fitted import FittedTeacher
 from mmpkd.teachers.fitting import HIDDEN, NUM_FOLDS, folds
 from mmpkd.teachers.teacher import ResolvedTeacher
 from mmpkd.training.execution import Stepper
+from mmpkd.training.pretrain import seconds_per_image
 from mmpkd.training.stages import Run
 from mmpkd.training.stand_in import StandIn, evenly
 from mmpkd.training.step import epoch_inputs
@@ -57,6 +58,7 @@ class Cost:
     device_bytes: int  # memory of the GPU, or of the machine without one
     num_steps: int  # number of timed steps
     teacher_seconds: float = 0.0  # to fit the teacher of a vision-language student; others are timed on their own
+    pretrain_seconds: float = 0.0  # an epoch of a pre-training, per training image
 
 
 class Probe:
@@ -111,22 +113,21 @@ class Probe:
             self.evaluate.score_goals(run.answerer)
             num_validations += 1
         of_goals, started = (self._now() - started) / num_validations, self._now()
-        epochs, num_complete = run.config.epochs, min(run.config.epochs, 2)
+        epochs, num_complete, cuda = run.config.epochs, min(run.config.epochs, 2), self.device.type == "cuda"
         for _ in range(num_complete):
             self.evaluate(run.answerer)
         validated = ((epochs - num_complete) * of_goals + self._now() - started) / epochs
-        checkpoint_bytes = self._checkpoint_bytes()
-        cuda = self.device.type == "cuda"
         return Cost(
             step_seconds=step_seconds,
-            batch_size=min(self.run.config.optimizer.batch_size, len(self.run.rows)),
+            batch_size=min(run.config.optimizer.batch_size, len(self.run.rows)),
             validation_seconds=validated / self.num_val,
             setup_seconds=self.setup_seconds,
-            checkpoint_bytes=checkpoint_bytes,
+            checkpoint_bytes=self._checkpoint_bytes(),
             memory_bytes=torch.cuda.max_memory_reserved() if cuda else process_bytes(),
             idle_bytes=0 if cuda else self.idle_bytes,
             device_bytes=torch.cuda.get_device_properties(self.device).total_memory if cuda else memory().amount,
             num_steps=num_steps,
+            pretrain_seconds=seconds_per_image(run) if run.config.pretrain else 0.0,
         )
 
     def _steps(self, seconds: float, least: int) -> tuple[int, float]:
@@ -151,8 +152,8 @@ class Probe:
 
     def _checkpoint_bytes(self) -> int:
         """Returns the size of a checkpoint, and holds a snapshot in memory meanwhile, as a training does."""
-        modules = self.run.student, self.run.objectives, self.run.optimizer
-        state = checkpoint.state_of(*modules, [], checkpoint.Progress(0, 0), "probe", "probe")
+        run, begin = self.run, checkpoint.Progress(0, 0)
+        state = checkpoint.state_of(run.student, run.objectives, run.optimizer, [], begin, "probe", "probe")
         with tempfile.TemporaryDirectory() as folder:
             return checkpoint.write(Path(folder), checkpoint.snapshot(state)).stat().st_size
 
@@ -175,8 +176,8 @@ def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[f
     """Returns the seconds that a teacher takes to be fitted (out of fold and on all patients) and to predict, and the
     width of its embedding. The time of an ensemble is that of its members.
 
-    The timed fits have a single epoch. The number of samples is doubled for as long as a fit is quick. Two sizes
-    separate the fixed seconds of a fit from the seconds per sample.
+    The timed fits have a single epoch. The number of samples is doubled while a fit is quick. Two sizes separate the
+    fixed seconds of a fit from those per sample.
 
     Raises:
         TeacherError, CohortError: the teacher cannot be fitted to these samples.
@@ -212,7 +213,6 @@ def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[f
     started = time.perf_counter()
     embedding = instance.outputs(subset, rows).embedding_BD
     per_output = (time.perf_counter() - started) / len(rows)
-    # Five fold models are fitted to four fifths of the samples each, and one model to all of them. Each training
-    # sample gets two outputs.
+    # Five fold models are fitted to four fifths of the samples each, and one to all. A training sample has two outputs.
     seconds = (NUM_FOLDS + 1) * per_fit + NUM_FOLDS * per_sample * params.passes * len(train)
     return seconds + per_output * (2 * len(train) + len(val)), 0 if embedding is None else embedding.shape[1]

@@ -76,7 +76,7 @@ def _unused(config: TrialConfig, objectives: Mapping[str, Objective], learning: 
         problem = f"the last stage trains nothing behind the logits of {stage.answer}, so its scores would never change"
         yield Mistake(f"{where}.train", problem)
     for part in through:
-        ready = part not in learning or (part == STUDENT and config.vit.pretrained)
+        ready = part not in learning or (part == STUDENT and (config.vit.pretrained or config.pretrain))
         if part not in trained and not ready:
             yield Mistake(f"{where}.answer", f"{stage.answer} passes through {part}, which no stage trains")
 

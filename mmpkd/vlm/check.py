@@ -26,7 +26,7 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
 def _unused(config: TrialConfig) -> list[Mistake]:
     """Returns a mistake for each section that a student of kind vlm does not use, and that is not empty."""
     instead = "a student of kind vlm does not use it; what it learns from a teacher stands under distillation"
-    names = [name for name in ("teachers", "objectives", "stages") if getattr(config, name)]
+    names = [name for name in ("teachers", "objectives", "stages", "pretrain") if getattr(config, name)]
     mistakes = [Mistake(name, instead) for name in names]
     if config.augmentation != AugmentationConfig():
         problem = (

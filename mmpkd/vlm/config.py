@@ -84,7 +84,7 @@ class VlmTeacherConfig(VlmConfig):
     """
 
     epochs: Annotated[int, Field(ge=0)] = 30
-    lr: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3  # not `lr`, which people look for under optimizer
     batch_size: Positive = 48  # questions of a step
     seed: Annotated[int, Field(ge=0)] = 0
     hints: Fraction = 0.0

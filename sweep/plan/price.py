@@ -184,14 +184,16 @@ def compute_price(
 
 
 def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
-    """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them. If a
-    training has several stages, the time of the earlier stages is spread evenly over the epochs of the last stage.
+    """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them. The
+    time of a pre-training and of earlier stages is spread evenly over the epochs of the last stage. Trials that share
+    one in the cache cost less.
     """
     train, val = (store.rows(part, config.cohort.fold) for part in ("train", "val"))
     is_vlm = isinstance(config.student, VlmConfig)  # its steps are made of questions
     num_train = num_items(store, train, config.distillation.pseudo_labels.use) if is_vlm else len(train)
     passes = sum(stage.epochs or 0 for stage in config.staged()) / config.epochs
-    return passes * num_train / cost.batch_size * cost.step_seconds + len(val) * cost.validation_seconds
+    before = config.pretrain.epochs / config.epochs * num_train * cost.pretrain_seconds if config.pretrain else 0.0
+    return before + passes * num_train / cost.batch_size * cost.step_seconds + len(val) * cost.validation_seconds
 
 
 def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:

@@ -35,8 +35,8 @@ def extremes(configs: Sequence[TrialConfig], facts: Facts) -> list[TrialConfig]:
 
 
 def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
-    """Returns a key that orders configurations by their likely cost: multiplications of a forward pass, then number of
-    objectives, then small batches (which use a device less well)."""
+    """Returns a key that orders configurations by their likely cost: multiplications of a forward pass (and of those of
+    a pre-training), then number of objectives, then small batches (which use a device less well)."""
     if isinstance(config.student, VlmConfig):
         distillation = config.distillation
         has_teacher = distillation.needs_teacher + (distillation.kl.weight > 0)
@@ -46,7 +46,8 @@ def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
     student = build_student(config.vit, facts.image_size, channels, num_logits, empty=True)
     tokens = student.grid[0] * student.grid[1] + 1
     size = sum(parameter.numel() for parameter in student.parameters())
-    return float(size * tokens), len(config.active_objectives()), -config.optimizer.batch_size
+    passes = 1 + (config.pretrain.epochs / config.epochs if config.pretrain else 0)
+    return float(size * tokens * passes), len(config.active_objectives()), -config.optimizer.batch_size
 
 
 def cost_identity(config: TrialConfig) -> str:
@@ -88,6 +89,7 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
         step_seconds=statistics.harmonic_mean(cost.step_seconds for cost in costs),
         validation_seconds=statistics.fmean(cost.validation_seconds for cost in costs),
         setup_seconds=statistics.fmean(cost.setup_seconds for cost in costs),
+        pretrain_seconds=statistics.fmean(cost.pretrain_seconds for cost in costs),
         memory_bytes=max(cost.memory_bytes for cost in costs),
         num_steps=sum(cost.num_steps for cost in costs),
     )

@@ -58,12 +58,13 @@ GLYPHS = ("bar", "post", "ring")
 class SyntheticParams(Strict):
     """The options. The known-answer benchmark uses the default values. Lengths are in pixels of the original image."""
 
-    LATER = ("lesion",)
+    LATER = ("lesion", "labelled")
 
     seed: Annotated[int, Field(ge=0)] = 0
     train: Positive = 800  # number of images, also for val and test; a patient has one to three
     val: Positive = 300
     test: Positive = 300
+    labelled: Positive | None = None  # number of training images with a label; None: all
     side: Annotated[int, Field(ge=32)] = 48  # side of the image; `cohort.image_size` should be the same
     lesion: Annotated[float, Field(gt=0, le=1)] = 1.0  # size of lesions; at 1 their radius is 1/6 to 1/4.5 of `side`
     texture: Fraction = 0.16  # amplitude of the lesion's texture; the image noise has a standard deviation of 0.06
@@ -97,6 +98,8 @@ class Synthetic(Reader):
         """Generates the table of all samples from the option `seed`."""
         table = self._table
         names = table["label"].map(lambda index: CLASSES[index])
+        if self.params.labelled is not None:  # the training images come first
+            names.iloc[self.params.labelled : self.params.train] = None
         return Scan(
             tasks=TASKS,
             samples=table[["patient", "split"]],

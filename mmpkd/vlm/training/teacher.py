@@ -177,7 +177,7 @@ def _trained(
     learner = Learner(
         vlm,
         items,
-        teacher.lr,
+        teacher.learning_rate,
         config.optimizer.weight_decay,
         config.optimizer.clip_norm,
         teacher.batch_size,

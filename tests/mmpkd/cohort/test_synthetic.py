@@ -158,3 +158,12 @@ def test_smaller_lesions_change_the_images_and_no_earlier_fingerprint() -> None:
     whole, part = (Synthetic(None, params).load("train-0000-0").rois[0][1] for params in (SMALL, half))
     assert part.sum() == pytest.approx(whole.sum() / 4, rel=0.1)
     assert "lesion" not in SMALL.model_dump() and half.model_dump()["lesion"] == 0.5
+
+
+def test_labels_can_be_hidden_from_the_end_of_the_training_part_and_change_nothing_else() -> None:
+    whole, part = (Synthetic(None, SyntheticParams(train=60, val=30, test=12, **few)) for few in ({}, {"labelled": 40}))
+    labels = whole.scan().labels
+    labels.iloc[40:60] = np.nan
+    pd.testing.assert_frame_equal(part.scan().labels, labels)
+    assert "labelled" not in whole.params.model_dump()
+    assert np.array_equal(part.load(labels.index[50]).image, whole.load(labels.index[50]).image)

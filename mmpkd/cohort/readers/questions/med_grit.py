@@ -185,4 +185,4 @@ def _plain(text: str) -> str:
 
 
 def _kind(content: Any) -> str:
-    return "an object" if isinstance(content, dict) else "a text" if isinstance(content, str) else "a single value"
+    return "an object" if isinstance(content, dict) else "a single value"
