@@ -23,9 +23,9 @@ Pearson); `seeds only` is the same if the luck of the search is left out; `1 SE`
 in which the best trial of an arm is beyond that many standard errors of the best of the other, on either goal, as a
 reader of two rows of a sweep's table may judge. `found` is the share of planted differences of the AUROC that are
 claimed. `power` is what the confirmation computes for this difference after the choice, before it trains what is
-tested, and `plan` what plan=true computes before anything has run, where the user states the world's true luck of
-seeds; both are means over the same verdicts as `found`. `error` is the root mean squared standard error over the true
-one.
+tested, and `plan` what plan=true computes before anything has run, where the user states the true luck of seeds of the
+world's good configurations; both are means over the same verdicts as `found`. `error` is the root mean squared
+standard error over the true one.
 
 `out` is written after each number of patients of a world, and the same command continues after the last. The default
 takes about half an hour on one idle core.
@@ -131,6 +131,16 @@ def scores_of(name: str, seed: int) -> Scores:
     return Scores(world.means(rows)[:, -1], np.array(deviations))
 
 
+def luck_of_seeds(tables: Sequence[Scores], share: float) -> float:
+    """Returns the standard deviation of the true AUROC over seeds, of that share of configurations that are best."""
+    variances = []
+    for table in tables:
+        best_C = np.argsort(-table.mean_CG[:, 0])[: max(1, round(share * len(table.mean_CG)))]
+        true_CM = table.mean_CG[best_C, :1] + table.deviation_CMG[best_C, :, 0]
+        variances.append(np.clip(true_CM, 1 - HIGHEST, HIGHEST).var(axis=1).mean())
+    return float(np.mean(variances) ** 0.5)
+
+
 @cache
 def weights_of(patients: int, replicates: int) -> Floats:
     """Returns the weights of the whole part, and of its resamplings. Like in a confirmation, their seed is fixed."""
@@ -189,7 +199,7 @@ class Setting:
     Attributes:
         patients: number of validation patients and of test patients.
         difference: of the true AUROC, subtracted from that of every student of the reference arm.
-        spread: standard deviation of the true AUROC over seeds, which is stated for `plan`.
+        spread: standard deviation of the true AUROC over seeds, which is stated for `plan` (see `luck_of_seeds`).
     """
 
     patients: int
@@ -259,8 +269,9 @@ def simulate(scores: Scores, setting: Setting, random: np.random.Generator) -> V
         for searches in (lucks, [(FIXED, FIXED)] * len(GOALS))
     )
     level = first_step(len(GOALS))
-    before = contrast(treated.before[0], reference.before[0], setting.rarer, lucks[0])
-    design = replace(Design.seen_in(before, setting.patients, setting.rarer, CHOOSE_SEEDS, level), seeds=setting.seeds)
+    design = Design.of_finalists(
+        treated.before, reference.before, lucks[0], setting.patients, setting.rarer, setting.seeds, level
+    )
     errors = [root_mean_square(arm.errors) for arm in (treated, reference)]
     plan = Design.expected(
         setting.patients,
@@ -341,7 +352,7 @@ def measure(name: str, setting: Setting, verdicts: int, first_seed: int) -> dict
     """Returns the figures of one world and one number of patients."""
     tables = [scores_of(name, first_seed + turn) for turn in range(CLOSED_FORMS if name == "closed_form" else 1)]
     random = np.random.default_rng([first_seed, setting.patients])
-    spread = float(np.mean([np.square(each.deviation_CMG[..., 0]).mean() for each in tables]) ** 0.5)
+    spread = luck_of_seeds(tables, setting.finalists / setting.trials)
     nothing, planted = (
         [simulate(tables[turn % len(tables)], each, random) for turn in range(verdicts)]
         for each in (replace(setting, difference=0.0, spread=spread), replace(setting, spread=spread))

@@ -13,7 +13,8 @@ from scipy.special import ndtr
 
 from mmpkd.cohort.store import Store
 from mmpkd.scoring.stats import auroc_variance
-from sweep.verdict.power import CORRELATION, USUAL_POWER, Design, smallest_difference, usual_seeds
+from sweep.verdict.inference import LEVEL
+from sweep.verdict.power import USUAL_POWER, Design, smallest_difference, usual_seeds
 
 
 def expected_epochs(trials: float, epochs: int, rungs: Sequence[int], reduction: int) -> float:
@@ -135,8 +136,10 @@ def shown_by_test_part(store: Store, fold: int) -> list[str]:
     error = auroc_error(store, fold)
     if not (tested and math.isfinite(error)):
         return []
-    variance = 2 * (1 - CORRELATION) * error**2 * validated / tested
-    difference = smallest_difference(Design(tested, tested, variance, usual_seeds(tested), (0.0, 0.0)))
+    no_trials = np.empty(0), np.empty(0)
+    errors, share = (error, error), tested / validated
+    design = Design.expected(tested, tested, errors, share, usual_seeds(tested), 0.0, no_trials, True, LEVEL)
+    difference = smallest_difference(design)
     return [
         f"the sealed test part has {tested} patients; with them sweep.confirm shows a difference of AUROC of at least "
         f"{difference:.2f} in {USUAL_POWER:.0%} of cases, around an AUROC of 0.75"

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from scipy.special import gammaincinv, ndtr, stdtrit
 
-from mmpkd.scoring.stats import Floats, auroc_variance
+from mmpkd.scoring.stats import Floats
 from sweep.verdict.inference import (
     FIXED,
     LEVEL,
@@ -29,7 +29,10 @@ MIN_POWER: Final = 0.5
 USUAL_POWER: Final = 0.8
 MIN_SEEDS: Final = 5
 MANY_PATIENTS, MANY_SEEDS = 300, 10  # with more test patients than this, seeds limit the power, and ten are trained
-CORRELATION: Final = 0.5  # over patients, of the scores of two arms' students, where nothing is known
+# Over patients, of the scores of two students, where nothing is known: of two arms, and of one configuration. The
+# second says that seeds cause half of what two arms do not share.
+CORRELATION: Final = 0.5
+CORRELATION_OF_SEEDS: Final = 0.75
 MOST_PATIENTS: Final = 1_000_000
 MOST_SEEDS: Final = 1_000
 # What `search_luck` divides by 1 - sum of squared chances, which is about 0.5, is the true variance of the score that
@@ -50,12 +53,15 @@ class Design:
     Attributes:
         patients: number of test patients.
         counted: those of them who determine the patients' part, as in `contrast`.
-        patient_variance: expected patients' part of the variance of a difference with these patients. It is taken to
-            fall with one over their number.
+        patient_variance: expected patients' part of the variance of a difference with these patients, without
+            `own_variance`. It is taken to fall with one over their number.
         seeds: number of students of each arm.
         seed_variance: expected variance s² of a score over seeds, of the treated arm and of the reference.
         searches: part of the search, of the treated arm and of the reference.
         level: confidence level of the test. With Holm's method it is that of `first_step`.
+        own_variance: the part of `seed_variance` that comes from the luck of a student with each patient, which other
+            seeds do not share. It falls with one over the number of patients. The test counts it twice: in the
+            patients' part, and in s².
     """
 
     patients: int
@@ -65,10 +71,14 @@ class Design:
     seed_variance: tuple[float, float]
     searches: tuple[SearchLuck, SearchLuck] = (FIXED, FIXED)
     level: float = LEVEL
+    own_variance: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def seen_in(cls, contrast: Contrast, patients: int, counted: int, seeds: int, level: float = LEVEL) -> Design:
-        """Returns the design of a contrast that was measured with a number of seeds in each arm."""
+        """Returns the design of a contrast that was measured with a number of seeds in each arm.
+
+        A contrast does not tell what it counts twice (`own_variance`), so all of it counts as luck.
+        """
         treated, reference = contrast.seed_variance
         seed_variance = treated * seeds, reference * seeds
         of_search = zip(contrast.search_variance, contrast.search_degrees, strict=True)
@@ -93,10 +103,14 @@ class Design:
         """
         pairs = [contrast(each, other, counted) for each in treated for other in reference]
         patient_variance = float(np.mean([pair.patient_variance for pair in pairs]))
-        of_seeds = [
-            float(np.mean([each.variance_of_mean * each.seeds for each in arm])) for arm in (treated, reference)
-        ]
-        return cls(patients, counted, patient_variance, seeds, (of_seeds[0], of_seeds[1]), searches, level)
+        of_seeds, own = [], []
+        for arm in (treated, reference):
+            of_seeds.append(float(np.mean([each.variance_of_mean * each.seeds for each in arm])))
+            own.append(min(float(np.mean([each.own_variance for each in arm])), of_seeds[-1]))
+            patient_variance -= own[-1] / arm[0].seeds
+        seed_variance, own_variance = (of_seeds[0], of_seeds[1]), (own[0], own[1])
+        patient_variance = max(patient_variance, 0.0)
+        return cls(patients, counted, patient_variance, seeds, seed_variance, searches, level, own_variance)
 
     @classmethod
     def expected(
@@ -115,7 +129,8 @@ class Design:
 
         Args:
             errors: standard error over validation patients of a student's score, of the treated arm and of the
-                reference. The errors of two arms have the correlation `CORRELATION`.
+                reference. The errors of two students of different arms have the correlation `CORRELATION`, those of
+                one configuration `CORRELATION_OF_SEEDS`.
             share: number of test patients for each validation patient.
             spread: assumed standard deviation of a score over seeds.
             trials: scores of the trials of either arm, with their seeds and validation patients, in the order of the
@@ -123,36 +138,39 @@ class Design:
             is_ranked: whether this is the score that chooses.
         """
         treated, reference = errors
-        variance = (treated**2 + reference**2 - 2 * CORRELATION * treated * reference) / share
-        own = [sqrt(spread**2 + (1 - CORRELATION) * error**2) for error in errors]
-        lucks = [expected_luck(value_N, each, is_ranked) for value_N, each in zip(trials, own, strict=True)]
-        return cls(patients, counted, variance, seeds, (spread**2, spread**2), (lucks[0], lucks[1]), level)
+        shared = CORRELATION_OF_SEEDS * (treated**2 + reference**2) - 2 * CORRELATION * treated * reference
+        own = [(1 - CORRELATION_OF_SEEDS) * error**2 / share for error in errors]
+        of_trials = [sqrt(spread**2 + (1 - CORRELATION) * error**2) for error in errors]
+        lucks = [expected_luck(value_N, each, is_ranked) for value_N, each in zip(trials, of_trials, strict=True)]
+        seed_variance, searches = (spread**2 + own[0], spread**2 + own[1]), (lucks[0], lucks[1])
+        variance = max(shared, 0.0) / share
+        return cls(patients, counted, variance, seeds, seed_variance, searches, level, (own[0], own[1]))
+
+    @property
+    def parts(self) -> Floats:
+        """The expected parts of patients and of either arm's seeds, as the test estimates them, shape (3,)."""
+        of_patients = self.patient_variance + sum(self.own_variance) / self.seeds
+        return np.array([of_patients, *(each / self.seeds for each in self.seed_variance)])
 
     @property
     def variance(self) -> float:
         """The expected variance of a difference as the test estimates it."""
-        return (
-            self.patient_variance + sum(self.seed_variance) / self.seeds + sum(each.variance for each in self.searches)
-        )
+        return float(self.parts.sum()) + sum(each.variance for each in self.searches)
+
+    def widened(self, factor: float) -> Design:
+        """Returns the design with a patients' part that is larger by a factor, as the test estimates it in folds."""
+        more = (factor - 1) * float(self.parts[0])
+        return replace(self, patient_variance=self.patient_variance + more)
 
     def with_patients(self, patients: int) -> Design:
         """Returns the design with another number of test patients of the same kind."""
         factor = patients / self.patients
         counted = max(2, round(self.counted * factor))
-        return replace(self, patients=patients, counted=counted, patient_variance=self.patient_variance / factor)
-
-
-def expected_patient_variance(auroc: float, positives: int, negatives: int, correlation: float = CORRELATION) -> float:
-    """Returns the patients' part of the variance of a difference of two AUROCs, where no student has been seen.
-
-    It is that of two students with the same AUROC (Hanley and McNeil 1982, equation 1), whose errors have a correlation
-    (Hanley and McNeil 1983).
-
-    Args:
-        positives: number of patients of one class.
-        negatives: number of patients of the other.
-    """
-    return 2 * (1 - correlation) * auroc_variance(auroc, positives, negatives)
+        own = self.own_variance[0] / factor, self.own_variance[1] / factor
+        lasting = np.subtract(self.seed_variance, self.own_variance)
+        seed_variance = float(lasting[0] + own[0]), float(lasting[1] + own[1])
+        variance = self.patient_variance / factor
+        return Design(patients, counted, variance, self.seeds, seed_variance, self.searches, self.level, own)
 
 
 def expected_luck(trial_N: Floats, error: float, is_ranked: bool = True) -> SearchLuck:
@@ -175,13 +193,14 @@ def power(difference: float, design: Design) -> float:
 
     The statistic has a noncentral t distribution if there is no search. The distribution of the difference is
     integrated over that of its estimated standard error, because SciPy's function fails with many degrees of freedom.
-    The luck of the search is not estimated anew, so its part of the standard error is known beforehand. It is larger
-    than the part that the difference has (`TRUE_SHARE`).
+    The luck of the search is not estimated anew, so its part of the standard error is known beforehand. The standard
+    error is larger than that of the difference, because one part counts twice (`Design.own_variance`), and the search's
+    part is too large (`TRUE_SHARE`).
 
     Raises:
         ValueError: the design has no variance, or an unknown one.
     """
-    parts = np.array([design.patient_variance, *(each / design.seeds for each in design.seed_variance)])
+    parts = design.parts
     degrees_of_parts = np.array([design.counted - 1.0, design.seeds - 1.0, design.seeds - 1.0])
     searches = np.array([each.variance for each in design.searches])
     measured, search = float(parts.sum()), float(searches.sum())
@@ -194,7 +213,7 @@ def power(difference: float, design: Design) -> float:
     of_searches = [each.degrees for each in design.searches]
     degrees = satterthwaite(np.append(parts, searches), np.append(degrees_of_parts, of_searches))
     limit_Q = float(stdtrit(degrees, 0.5 + design.level / 2)) * np.sqrt(estimated_Q + search)
-    true_error = sqrt(measured + TRUE_SHARE * search)
+    true_error = sqrt(measured - sum(design.own_variance) / design.seeds + TRUE_SHARE * search)
     return float((ndtr((difference - limit_Q) / true_error) + ndtr((-difference - limit_Q) / true_error)).mean())
 
 

@@ -202,13 +202,14 @@ def expected_design(
         protocol.test_patients,
         counted,
         (errors[0], errors[1]),
-        share / _overlap(protocol),
+        share,
         len(protocol.seeds),
         spread,
         (of_trials[0], of_trials[1]),
         is_ranked=goal == protocol.goal,
         level=first_step(primaries),
     )
+    design = design.widened(_overlap(protocol))
     if not protocol.space:
         return design
     treated, reference = (finalists.averaged([each] * protocol.folds) for each in design.searches)
@@ -248,5 +249,5 @@ def design_after_choice(
     design = Design.of_finalists(
         treated, reference, searches, patients.all, counted, len(protocol.seeds), level
     ).with_patients(protocol.test_patients)
-    design = replace(design, patient_variance=design.patient_variance * _overlap(protocol))
+    design = design.widened(_overlap(protocol))
     return design if np.isfinite(design.variance) and design.variance > 0 else None

@@ -10,12 +10,11 @@ from scipy.special import ndtri
 from scipy.stats import nct
 from scipy.stats import t as student_t
 
-from mmpkd.scoring.stats import auroc_variance
-from sweep.verdict.inference import SearchLuck, SeedScores, contrast, search_luck
+from mmpkd.scoring.stats import auroc_variance, patient_weights
+from sweep.verdict.inference import FIXED, SearchLuck, SeedScores, contrast, search_luck
 from sweep.verdict.power import (
     TRUE_SHARE,
     Design,
-    expected_patient_variance,
     first_step,
     patients_needed,
     power,
@@ -92,8 +91,6 @@ def test_the_design_of_a_contrast_has_its_error() -> None:
 def test_the_expected_error_of_an_auroc_is_that_of_the_published_example() -> None:
     """Hanley and McNeil 1982: an area of 0.893 with 51 abnormal and 58 normal images has a standard error of 0.032."""
     assert auroc_variance(0.893, 51, 58) ** 0.5 == pytest.approx(0.032, abs=0.0006)
-    assert expected_patient_variance(0.893, 51, 58, correlation=0.0) == pytest.approx(2 * auroc_variance(0.893, 51, 58))
-    assert expected_patient_variance(0.893, 51, 58, 0.5) == pytest.approx(auroc_variance(0.893, 51, 58))
 
 
 def test_an_unknown_variance_is_refused() -> None:
@@ -131,13 +128,20 @@ def test_power_with_a_search_agrees_with_simulated_contrasts() -> None:
 
 
 def test_what_is_expected_before_any_training_by_hand() -> None:
-    """Errors of 0.02 and 0.03 with a correlation of a half, and as many test patients as validation patients and half
-    as many again: (0.0004 + 0.0009 - 0.0006) / 1.5. Trials that differ by their errors only have no search.
+    """Errors of 0.02 and 0.03, and as many test patients as validation patients and half as many again. Two students of
+    an arm share three quarters of their variances, those of two arms a half: (0.75 * (0.0004 + 0.0009) - 0.0006) / 1.5.
+    The last quarter is each student's own. Trials that differ by their errors only have no search.
     """
     equal = np.full(8, 0.7)
     design = Design.expected(300, 120, (0.02, 0.03), 1.5, 5, 0.01, (equal, equal), is_ranked=True, level=0.975)
-    assert design.patient_variance == pytest.approx(0.0007 / 1.5)
-    assert design.seed_variance == (0.0001, 0.0001) and [each.variance for each in design.searches] == [0, 0]
+    assert design.patient_variance == pytest.approx(0.000375 / 1.5)
+    own = 0.0001 / 1.5, 0.000225 / 1.5
+    assert design.own_variance == pytest.approx(own) and [each.variance for each in design.searches] == [0, 0]
+    assert design.seed_variance == pytest.approx((0.0001 + own[0], 0.0001 + own[1]))
+    twice = design.with_patients(600)
+    assert twice.seed_variance == pytest.approx((0.0001 + own[0] / 2, 0.0001 + own[1] / 2))
+    in_folds = replace(design, seeds=10).widened(2.0)
+    assert in_folds.parts[0] == pytest.approx(2 * (0.00025 + sum(own) / 10))
     spread = np.array([0.9, 0.8, 0.7, 0.6])
     without_error = Design.expected(300, 120, (0.0, 0.0), 1.0, 5, 0.0, (spread, spread), is_ranked=True, level=0.975)
     seeds = [SeedScores(np.full(5, value), np.empty((0, 5))) for value in spread]
@@ -153,3 +157,33 @@ def test_all_finalists_tell_what_is_expected() -> None:
     design = Design.of_finalists(treated, reference, lucks, 200, 80, 10, level=0.975)
     assert design.patient_variance == pytest.approx(0.0005) and design.seed_variance == pytest.approx((0, 0.0002))
     assert design.variance == pytest.approx(0.0005 + 0.0002 / 10 + 0.0001)
+
+
+def test_power_agrees_with_simulated_students_whose_luck_with_patients_is_their_own() -> None:
+    """The score of a student is a mean over 60 patients. Students of one configuration share a part of their luck with
+    each patient; the remainder is in the patients' part and in s². The whole rule runs on students on new patients, and
+    power comes from students on other patients.
+    """
+    random, patients, seeds = np.random.default_rng(0), 60, 5
+    weight_RN = patient_weights(np.arange(patients), 100)
+
+    def arms(count: int, difference: float) -> list[list[SeedScores]]:
+        shared_N1 = random.standard_normal((patients, 1))
+        result = []
+        for mean in (difference, 0.0):
+            configurations = [shared_N1 + random.normal(0, 0.5, (patients, 1)) for _ in range(count)]
+            own = [random.normal(0, 1.5, (patients, seeds)) + random.normal(0, 0.1, seeds) for _ in range(count)]
+            value = [mean + each_N1 + own_NK for each_N1, own_NK in zip(configurations, own, strict=True)]
+            result.append([SeedScores(each.mean(axis=0), weight_RN @ each / patients) for each in value])
+        return result
+
+    designs, claims = [], []
+    for _ in range(300):
+        finalists, tested = arms(3, 0.4), arms(1, 0.4)
+        designs.append(Design.of_finalists(*finalists, (FIXED, FIXED), patients, patients, seeds, level=0.95))
+        claims.append(contrast(tested[0][0], tested[1][0], patients).p < 0.05)
+    printed = np.mean([power(0.4, design) for design in designs[::10]])
+    counted_as_luck = np.mean([power(0.4, replace(each, own_variance=(0.0, 0.0))) for each in designs[::10]])
+    # 300 tests know a share to 2.9 %
+    assert np.mean(claims) == pytest.approx(printed, abs=0.08)
+    assert abs(counted_as_luck - printed) > 0.1, "what is each student's own decides here"
