@@ -23,6 +23,8 @@ from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.student import Student, announced, build_student
 from mmpkd.training import pretrain, stage_validation
 from mmpkd.types import ConfigError, Mistake, Needs, Offer
+from mmpkd.vlm.check import check as check_vlm
+from mmpkd.vlm.config import DistillationConfig, VlmConfig
 
 
 def paths_of_params() -> list[str]:
@@ -41,6 +43,8 @@ def paths_of_params() -> list[str]:
 
 def announcements(config: TrialConfig, facts: Facts) -> list[str]:
     """Describes how the student's pretrained weights are changed to fit. The configuration must have passed `check`."""
+    if isinstance(config.student, VlmConfig):
+        return []
     changes = announced(config.vit, facts.image_size, facts.channels * len(config.student.reads))
     return [f"the student's pretrained weights: {'; '.join(changes)}"] if changes else []
 
@@ -55,13 +59,23 @@ def single_steps(config: TrialConfig, facts: Facts) -> list[str]:
 
 
 def goals(facts: Facts) -> tuple[str, ...]:
-    """Returns the goals that a sweep on this cohort can maximise: without ROIs, localisation cannot be scored."""
+    """Returns the goals that a sweep on this cohort can maximise; without ROIs or boxes, none is of localisation."""
+    if facts.questions is not None:
+        return ("val/answer", "val/recall50") if facts.questions.has_boxes else ("val/answer",)
     return ("val/auroc", "val/pointing") if facts.roi_labels else ("val/auroc",)
 
 
 def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
     """Returns everything that is wrong with a configuration and can be known without training."""
+    if isinstance(config.student, VlmConfig):
+        return check_vlm(config, facts)
     mistakes: list[Mistake] = []
+    if facts.questions is not None:
+        problem = "the cohort holds questions, which a vision transformer cannot answer; write student.kind=vlm"
+        return [Mistake("student.kind", problem)]
+    if config.distillation != DistillationConfig():
+        problem = "belongs to a student of kind vlm; a vision transformer learns from teachers through objectives"
+        mistakes.append(Mistake("distillation", problem))
     if facts.external:
         remedy = "train on another cohort, and score its model on this one with python -m mmpkd.evaluate"
         mistakes.append(Mistake("cohort", f"no sample is in part train, so there is nothing to learn from; {remedy}"))

@@ -13,6 +13,9 @@ from pydantic import BaseModel
 from mmpkd.types import Mistake
 
 STUDENT_KINDS = ("vit", "vlm")  # pydantic adds the kind of a student to the path of a mistake in its section
+# Sections that few configurations have. Their keys are suggested where no other is near.
+RARE = ("pretrain", "distillation", "vision", "decoder", "positions", "lora")
+RARITY = 0.15  # by how much less similar their keys count as
 NAME = "NAME"  # in a path, stands for a key that the user chooses, such as the name of a teacher
 SIBLING_CUTOFF, ELSEWHERE_CUTOFF = 0.7, 0.75  # least similarity of a name beside the misspelt key, or elsewhere
 WORD_SIMILARITY = 0.9  # least similarity of two names if one of them is a word of the other
@@ -92,14 +95,21 @@ def _nearest(path: str, tree: Iterable[str]) -> list[str]:
         similarity = 1.0 if name == last else SequenceMatcher(None, name, last).ratio()
         if min(len(name), len(last)) > 2 and ({name} & set(last.split("_")) or {last} & set(name.split("_"))):
             similarity = max(similarity, WORD_SIMILARITY)  # `heads` of `num_heads`
+        if owner != parent and _rarity(candidate) == 2:
+            similarity -= RARITY
         if name != NAME and similarity >= (SIBLING_CUTOFF if owner == parent else ELSEWHERE_CUTOFF):
             by_path = SequenceMatcher(None, candidate, path).ratio()
             similar.append((similarity - (0.05 if owner != parent else 0), by_path, candidate))
     # Among equally near paths, those that every training has come first and exclude the others.
-    similar.sort(key=lambda scored: (-scored[0], NAME in scored[2].split("."), -scored[1], scored[2]))
+    similar.sort(key=lambda scored: (-scored[0], _rarity(scored[2]), -scored[1], scored[2]))
     nearest = [candidate for score, _, candidate in similar if score > similar[0][0] - MARGIN]
-    everywhere = [candidate for candidate in nearest if NAME not in candidate.split(".")]
-    return (everywhere if everywhere and nearest[0] == everywhere[0] else nearest)[:3]
+    return [candidate for candidate in nearest if _rarity(candidate) <= _rarity(nearest[0])][:3]
+
+
+def _rarity(path: str) -> int:
+    """Returns 0 for a path that every training has, 1 for one with a user's name in it, 2 for one of a rare section."""
+    parts = path.split(".")
+    return 2 if any(part in RARE for part in parts) else int(NAME in parts)
 
 
 def _with_user_names(known: str, path: str) -> str:

@@ -40,6 +40,8 @@ from mmpkd.training import pretrain, stages
 from mmpkd.training.epoch import train_epoch
 from mmpkd.training.stages import Run
 from mmpkd.types import ConfigError, EpochReport, Mistake, SharedCache
+from mmpkd.vlm.config import VlmConfig
+from mmpkd.vlm.training.run import train as train_vlm
 
 HELP = """\
 usage: python -m mmpkd.train config=FILE [key=value ...]
@@ -110,6 +112,8 @@ def train(
     if mistakes := check(config, store.facts if store else facts(config.cohort)):
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
+    if isinstance(config.student, VlmConfig):
+        return train_vlm(config, cache, folder, resume, report, store, complete, shared)
     fitted = fit_teachers(config, store, cache, shared)
     run = run_of(config, store, fitted, device)
     student, objectives, rows = run.student, run.objectives, run.rows

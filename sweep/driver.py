@@ -18,7 +18,7 @@ from mmpkd.cohort.suspects import find_suspects_in, suspects_of
 from mmpkd.command import warn
 from mmpkd.machine.files import write_atomically
 from mmpkd.teachers import input_leakage
-from mmpkd.training.probe import stand_in
+from mmpkd.training.stand_in import stand_in
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.cluster import cluster, reservation_for, wanted_per_device

@@ -7,27 +7,21 @@ teacher that runs at each step is present but not fitted. The timed steps and va
 from __future__ import annotations
 
 import math
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from mmpkd import checkpoint, fit
 from mmpkd.build import build, needed
-from mmpkd.cohort import reader_for, splits
-from mmpkd.cohort.facts import Facts
-from mmpkd.cohort.source import scan_cohort
-from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
-from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.cohort.store import Store
+from mmpkd.config import TrialConfig
 from mmpkd.machine import recording
 from mmpkd.machine.resources import memory, process_bytes
 from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
@@ -39,6 +33,7 @@ from mmpkd.teachers.teacher import ResolvedTeacher
 from mmpkd.training.execution import Stepper
 from mmpkd.training.pretrain import seconds_per_image
 from mmpkd.training.stages import Run
+from mmpkd.training.stand_in import StandIn, evenly
 from mmpkd.training.step import epoch_inputs
 from mmpkd.types import Needs, TeacherError
 
@@ -49,90 +44,12 @@ ENOUGH_SECONDS = 2.0  # no larger fit is timed after one that took this long
 STEPS_BETWEEN_CLOCKS = 10  # on a GPU, because reading the clock waits for the GPU, and no step does
 
 
-class StandIn(Store):
-    """A stand-in for a prepared cohort: its tables are the real ones, but its pixels are random, and every image has a
-    random ROI for every label.
-
-    Args:
-        samples: a table like samples.parquet of a store, without the geometry.
-        images: whether the stand-in has pixels. False saves the memory for pixels where only tables are read.
-        text: a table like text.parquet of a store.
-
-    Attributes:
-        notes: remarks of the reader on the tables, one sentence each.
-    """
-
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, facts: Facts, samples: pd.DataFrame, images: bool = True, text: pd.DataFrame | None = None):
-        self.fingerprint = os.urandom(8).hex()  # no other stand-in has the same regions
-        self.facts, self._samples, self._text = facts, samples, text
-        labels = samples[[name for name in samples if str(name).startswith(LABEL)]].to_numpy(np.float32)
-        self.sample_ids: NDArray[np.str_] = samples.index.to_numpy(dtype=str)
-        self.patient_N: NDArray[np.int64] = np.unique(samples["patient"], return_inverse=True)[1].astype(np.int64)
-        self.known_NK: NDArray[np.bool_] = ~np.isnan(labels)
-        self.target_NK: NDArray[np.float32] = np.nan_to_num(labels, nan=0.0)
-        size = facts.image_size
-        self.content_box_N4: NDArray[np.int64] = np.tile([0, 0, size, size], (len(samples), 1)).astype(np.int64)
-        shape = (len(samples) if images else 0, facts.channels, size, size)
-        self.image_NCHW: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-
-    def thinned(self, most_train: int, most_val: int, fold: int) -> pd.DataFrame:
-        """Returns a table of at most `most_train` and `most_val` evenly spaced samples, without privileged columns."""
-        parts = ((self.rows("train", fold), most_train), (self.rows("val", fold), most_val))
-        kept = np.sort(np.concatenate([evenly(rows, most) for rows, most in parts]))
-        return self._samples[[name for name in self._samples if not str(name).startswith(PRIVILEGED)]].iloc[kept]
-
-    def some(self, rows: NDArray[np.int64]) -> StandIn:
-        """Returns a stand-in with the samples at `rows` and all their teacher inputs; all samples share one image."""
-        subset = StandIn(self.facts, self._samples.iloc[rows], images=False, text=self._text)
-        size = self.facts.image_size
-        pixels = np.random.default_rng(0).integers(0, 256, (self.facts.channels, size, size), np.uint8)
-        subset.image_NCHW = np.broadcast_to(pixels, (len(rows), *pixels.shape))
-        return subset
-
-    def text(self, sections: Sequence[str]) -> pd.DataFrame:
-        assert self._text is not None
-        return self._text.loc[self._samples.index, list(sections)]
-
-    def view(self, name: str) -> NDArray[np.uint8]:
-        return self.image_NCHW
-
-    def roi_mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        size = self.facts.image_size
-        masks = np.zeros((len(rows), len(self.facts.roi_labels), size, size), bool)
-        corners = np.random.default_rng(0).integers(0, size * 2 // 3, (len(rows), 2))
-        for mask, (top, left) in zip(masks, corners, strict=True):
-            mask[:, top : top + size // 4, left : left + size // 4] = True
-        return masks
-
-
-def stand_in(config: CohortConfig) -> StandIn:
-    """Reads the tables of a cohort, but no pixels, and assigns its patients to parts as `prepare` does.
-
-    Raises:
-        ConfigError, CohortError: the same mistakes in the tables that `prepare` reports.
-    """
-    reader = reader_for(config)
-    scan = scan_cohort(config, reader)
-    samples = scan.samples.assign(split=splits.assign(scan), patient=scan.samples["patient"].astype(str))
-    table = pd.concat([samples, scan.labels.add_prefix(LABEL), scan.privileged.add_prefix(PRIVILEGED)], axis=1)
-    tables = StandIn(scan.facts(config.image_size, reader.credentialed), table, images=False, text=scan.text)
-    tables.notes = scan.notes
-    return tables
-
-
-def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Returns at most `most` of the rows, evenly spaced."""
-    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
-
-
 @dataclass(frozen=True)
 class Cost:
     """The cost of a configuration. Seconds are wall time, under the present load of the machine."""
 
     step_seconds: float  # one step of the optimiser on a full batch, mean over the epochs of all stages
-    batch_size: int  # number of images in each timed step
+    batch_size: int  # number of images, or questions, in each timed step
     validation_seconds: float  # time per image, mean over the epochs of a trial; see `Probe.cost`
     setup_seconds: float  # to build student, objectives and evaluator
     checkpoint_bytes: int
@@ -140,6 +57,7 @@ class Cost:
     idle_bytes: int  # memory of the process before it builds anything; 0 on a GPU
     device_bytes: int  # memory of the GPU, or of the machine without one
     num_steps: int  # number of timed steps
+    teacher_seconds: float = 0.0  # to fit the teacher of a vision-language student; others are timed on their own
     pretrain_seconds: float = 0.0  # an epoch of a pre-training, per training image
 
 

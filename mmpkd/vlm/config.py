@@ -25,10 +25,10 @@ class VisionConfig(Strict):
 
 
 class DecoderConfig(Strict):
-    """The size of the text decoder of a model that is built from configuration.
+    """The size of the text decoder of a model that is built from configuration, and its initial weights.
 
     The defaults are those with which a small model learns to answer: with the initial range 0.02 of the library its
-    answers stay at chance after 1,000 steps.
+    answers stay at chance after 1,000 steps. The range is that of the image encoder too.
     """
 
     depth: Positive = 2
@@ -84,6 +84,9 @@ class VlmTeacherConfig(VlmConfig):
     """
 
     epochs: Annotated[int, Field(ge=0)] = 30
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3  # not `lr`, which people look for under optimizer
+    batch_size: Positive = 48  # questions of a step
+    seed: Annotated[int, Field(ge=0)] = 0
     hints: Fraction = 0.0
     control: Literal["shuffled"] | None = None
 

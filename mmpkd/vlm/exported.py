@@ -25,7 +25,7 @@ from mmpkd.vlm.model import Vlm
 from mmpkd.vlm.network import merged, network_class, new_network, prepared
 from mmpkd.vlm.vocabulary import FolderTokens, restored_processor
 
-NAME = "student.safetensors"
+NAME = "vlm.safetensors"
 FORMAT = "vlm 1"
 TIED = "lm_head.weight"  # the embedding under a second name
 
@@ -39,7 +39,7 @@ class Exported(NamedTuple):
 
 
 def write(folder: Path, vlm: Vlm, config: VlmConfig, image_size: int, channels: int, card: Mapping[str, Any]) -> Path:
-    """Writes `folder/student.safetensors` atomically.
+    """Writes `folder/vlm.safetensors` atomically.
 
     Args:
         config: the configuration of `vlm`, perhaps that of a teacher.

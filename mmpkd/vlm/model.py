@@ -220,3 +220,8 @@ def _check_size(pixels: int, image_size: int, path: str) -> list[Mistake]:
     problem = f"a visual token covers {pixels} x {pixels} pixels, which do not fill images of {image_size}"
     sizes = [size for size in (image_size // pixels * pixels, (image_size // pixels + 1) * pixels) if size]
     return [Mistake(path, f"{problem}; set cohort.image_size={' or '.join(map(str, sizes))}")]
+
+
+def size_of(config: VlmConfig) -> float:
+    """Returns a number that orders models which are built by their cost: blocks x width^2, of both parts."""
+    return float(config.vision.depth * config.vision.width**2 + config.decoder.depth * config.decoder.width**2)

@@ -51,8 +51,9 @@ def network_config(config: VlmConfig, processor: Processor, image_size: int, cha
     half = decoder.width // decoder.heads // 2
     temporal = max(1, half // 4)
     sections = [temporal, (half - temporal + 1) // 2, (half - temporal) // 2]
-    shared = {"depth": vision.depth, "num_heads": vision.heads, "patch_size": vision.patch_size}
+    shared: dict[str, Any] = {"depth": vision.depth, "num_heads": vision.heads, "patch_size": vision.patch_size}
     shared |= {"in_channels": channels, "temporal_patch_size": 1, "spatial_merge_size": MERGE}
+    shared |= {"initializer_range": decoder.initializer_range}
     text = {
         "vocab_size": len(tokens),
         "hidden_size": decoder.width,

@@ -108,7 +108,14 @@ def goals_of(search: SearchConfig, facts: Facts | None, findings: Findings) -> t
     selected = rule_of(search.select).goals
     if facts is None:
         return search.maximize or tuple(selected)
-    has = {"": True, "ROIs": bool(facts.roi_labels), "several images of a patient": facts.several_images}
+    questions = facts.questions
+    has = {
+        "classes": bool(facts.tasks),
+        "ROIs": bool(facts.roi_labels),
+        "several images of a patient": bool(facts.tasks) and facts.several_images,
+        "questions": questions is not None,
+        "questions about places": questions is not None and questions.has_boxes,
+    }
     possible = [goal for goal, needs in SCORES.items() if has[needs]]
     for goal in search.maximize or ():
         if (needs := SCORES.get(goal)) and not has[needs]:

@@ -16,7 +16,10 @@ import numpy as np
 
 from mmpkd.config import TrialConfig
 from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
-from mmpkd.training.probe import Cost, StandIn
+from mmpkd.training.probe import Cost
+from mmpkd.training.stand_in import StandIn
+from mmpkd.vlm.config import VlmConfig
+from mmpkd.vlm.training.items import num_items
 from sweep.pareto import NUM_BEST
 from sweep.plan.dealing import deal_trials, luck_warnings
 from sweep.plan.expectations import auroc_error, expected_behind, expected_epochs, expected_front, validation_folds
@@ -181,15 +184,16 @@ def compute_price(
 
 
 def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
-    """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them.
-
-    The time of a pre-training and of earlier stages is spread evenly over the epochs of the last stage. Trials that
-    share one in the cache cost less.
+    """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them. The
+    time of a pre-training and of earlier stages is spread evenly over the epochs of the last stage. Trials that share
+    one in the cache cost less.
     """
-    train, val = len(store.rows("train", config.cohort.fold)), len(store.rows("val", config.cohort.fold))
+    train, val = (store.rows(part, config.cohort.fold) for part in ("train", "val"))
+    is_vlm = isinstance(config.student, VlmConfig)  # its steps are made of questions
+    num_train = num_items(store, train, config.distillation.pseudo_labels.use) if is_vlm else len(train)
     passes = sum(stage.epochs or 0 for stage in config.staged()) / config.epochs
-    before = config.pretrain.epochs / config.epochs * train * cost.pretrain_seconds if config.pretrain else 0.0
-    return before + passes * train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
+    before = config.pretrain.epochs / config.epochs * num_train * cost.pretrain_seconds if config.pretrain else 0.0
+    return before + passes * num_train / cost.batch_size * cost.step_seconds + len(val) * cost.validation_seconds
 
 
 def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
@@ -286,11 +290,8 @@ def _span(low: float, high: float) -> str:
 
 
 def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
+    power = min(int(math.log10(max(count, 1)) // 3), 3)
+    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
 def clock(seconds: float) -> str:

@@ -32,6 +32,10 @@ def render(plan: Plan) -> Group:
 
 def _cohort_lines(facts: Facts) -> list[str]:
     """Returns lines that describe the tables of the cohort. Its images are read later, when the cohort is prepared."""
+    if (questions := facts.questions) is not None:
+        unanswered = f", {questions.num_unanswered} without an answer" if questions.num_unanswered else ""
+        kinds = f"tasks {', '.join(questions.tasks)}; modalities {', '.join(questions.modalities)}"
+        return [f"cohort: {facts.num_samples} images; {questions.num_items} questions{unanswered}; {kinds}"]
     tasks = "; ".join(f"{task.name} ({task.kind}: {', '.join(task.labels)})" for task in facts.tasks)
     lines = [f"cohort: {facts.num_samples} samples; {tasks}; ROI: {', '.join(facts.roi_labels) or 'none'}"]
     for role in ("descriptor", "context", "near_label", "forbidden"):

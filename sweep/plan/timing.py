@@ -14,6 +14,8 @@ from mmpkd.config import TrialConfig
 from mmpkd.student import build_student
 from mmpkd.teachers import sees_view
 from mmpkd.training.probe import Cost
+from mmpkd.vlm.config import VlmConfig
+from mmpkd.vlm.model import size_of
 from sweep.plan.price import TimedConfig
 
 MEMORY_SHARE: Final = 0.9  # share of a device's memory that trials may fill
@@ -35,6 +37,10 @@ def extremes(configs: Sequence[TrialConfig], facts: Facts) -> list[TrialConfig]:
 def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
     """Returns a key that orders configurations by their likely cost: multiplications of a forward pass (and of those of
     a pre-training), then number of objectives, then small batches (which use a device less well)."""
+    if isinstance(config.student, VlmConfig):
+        distillation = config.distillation
+        has_teacher = distillation.needs_teacher + (distillation.kl.weight > 0)
+        return size_of(config.student), has_teacher, -config.optimizer.batch_size
     num_logits = facts.tasks[-1].columns.stop
     channels = facts.channels * len(config.student.reads)
     student = build_student(config.vit, facts.image_size, channels, num_logits, empty=True)

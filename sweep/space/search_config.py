@@ -16,11 +16,13 @@ from sweep.selection import Select
 
 # The scores that a sweep can maximise (higher is better for all) and what the cohort must have for each.
 SCORES: Final = {
-    "val/auroc": "",
+    "val/auroc": "classes",
     "val/auroc_patient": "several images of a patient",
     "val/pointing": "ROIs",
     "val/mass": "ROIs",
     "val/pixel_ap": "ROIs",
+    "val/answer": "questions",
+    "val/recall50": "questions about places",
 }
 
 

@@ -49,18 +49,6 @@ class SeedScores:
         """The variance of the mean over seeds, s²/K, as far as the seeds cause it."""
         return float(self.value_K.var(ddof=1)) / self.seeds
 
-    @property
-    def own_variance(self) -> float:
-        """The variance over patients of the score of one student, as far as the other seeds do not share it.
-
-        It is an estimate from the bootstrap, and NaN with too few defined replicates.
-        """
-        defined_R = np.isfinite(self.replicate_RK).all(axis=1)
-        if defined_R.sum() < MIN_REPLICATES:
-            return NAN
-        own_RK = self.replicate_RK[defined_R] - self.replicate_RK[defined_R].mean(axis=1, keepdims=True)
-        return float(own_RK.var(axis=0, ddof=1).sum()) / (self.seeds - 1)
-
 
 @dataclass(frozen=True)
 class SearchLuck:

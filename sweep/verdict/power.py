@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 from scipy.special import gammaincinv, ndtr, stdtrit
 
-from mmpkd.scoring.stats import Floats
+from mmpkd.scoring.stats import MIN_REPLICATES, Floats
 from sweep.verdict.inference import (
     FIXED,
     LEVEL,
+    NAN,
     Contrast,
     SearchLuck,
     SeedScores,
@@ -106,7 +107,7 @@ class Design:
         of_seeds, own = [], []
         for arm in (treated, reference):
             of_seeds.append(float(np.mean([each.variance_of_mean * each.seeds for each in arm])))
-            own.append(min(float(np.mean([each.own_variance for each in arm])), of_seeds[-1]))
+            own.append(min(float(np.mean([_own_variance(each) for each in arm])), of_seeds[-1]))
             patient_variance -= own[-1] / arm[0].seeds
         seed_variance, own_variance = (of_seeds[0], of_seeds[1]), (own[0], own[1])
         patient_variance = max(patient_variance, 0.0)
@@ -171,6 +172,18 @@ class Design:
         seed_variance = float(lasting[0] + own[0]), float(lasting[1] + own[1])
         variance = self.patient_variance / factor
         return Design(patients, counted, variance, self.seeds, seed_variance, self.searches, self.level, own)
+
+
+def _own_variance(scores: SeedScores) -> float:
+    """Returns the variance over patients of the score of one student, as far as the other seeds do not share it.
+
+    It is an estimate from the bootstrap, and NaN with too few defined replicates.
+    """
+    defined_RK = scores.replicate_RK[np.isfinite(scores.replicate_RK).all(axis=1)]
+    if len(defined_RK) < MIN_REPLICATES:
+        return NAN
+    own_RK = defined_RK - defined_RK.mean(axis=1, keepdims=True)
+    return float(own_RK.var(axis=0, ddof=1).sum()) / (scores.seeds - 1)
 
 
 def expected_luck(trial_N: Floats, error: float, is_ranked: bool = True) -> SearchLuck:

@@ -185,7 +185,8 @@ def _to_the_verdict(
     else:
         choices = [choice := choose(sweeps, protocol, trials, own)]
         luck = {**choice.luck}
-        show_power_after_choice(protocol, choice.scores, luck, patients_of(own.store, own.val_rows), console)
+        validated = patients_of(own.store, own.choice_rows(len(protocol.choose_seeds)))
+        show_power_after_choice(protocol, choice.scores, luck, validated, console)
         parts = tested.phases(phases.training(protocol, trials, choice.chosen, tested.tasks), protocol.goals())
     trained: list[Trained] = []
     for phase in parts:
@@ -205,7 +206,7 @@ def _to_the_verdict(
     if external:
         ledgers[1].open(folder, protocol.hash, command, again)
         scorer = external.scorer(own.store, own.train_rows, evaluation, protocol.goals())
-        scores = scores_of(folder, protocol, *trained[0], external.part, scorer)
+        scores = scores_of(folder, protocol, *trained[0], external.part, lambda _: scorer)
         changes = ledgers[1].note_result(folder, protocol.hash, result_of(scores, protocol))
         elsewhere = judge(protocol, scores, patients_of(external.store, external.rows, external.labels), luck)
         of_external = [*changes, *external.notes(protocol.localisation, own.store)]

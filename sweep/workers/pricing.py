@@ -24,8 +24,11 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
 from mmpkd.teachers import resolve, sized
 from mmpkd.teachers.teacher import ResolvedTeacher
-from mmpkd.training.probe import MAX_VALIDATED, Cost, Probe, StandIn, stand_in, time_teacher
+from mmpkd.training.probe import MAX_VALIDATED, Cost, Probe, time_teacher
+from mmpkd.training.stand_in import StandIn, stand_in
 from mmpkd.types import UserError
+from mmpkd.vlm.config import VlmConfig
+from mmpkd.vlm.training.probe import VlmProbe
 from sweep.cluster import (
     ROUNDING,
     Reservation,
@@ -104,12 +107,20 @@ class Prober:
 
     def __init__(self, gpus: float):
         enter_reserved_device(gpus)
-        self._probe: Probe | None = None
+        self._probe: Probe | VlmProbe | None = None
 
-    def prepare(self, facts: Facts, samples: pd.DataFrame, config: TrialConfig, widths: dict[str, int]) -> None:
+    def prepare(
+        self,
+        facts: Facts,
+        samples: pd.DataFrame,
+        questions: pd.DataFrame | None,
+        config: TrialConfig,
+        widths: dict[str, int],
+    ) -> None:
         self._probe = None  # its memory must be free before the next one is measured
         gc.collect()
-        self._probe = Probe(config, StandIn(facts, samples), widths)
+        store = StandIn(facts, samples, questions=questions)
+        self._probe = VlmProbe(config, store) if isinstance(config.student, VlmConfig) else Probe(config, store, widths)
 
     def time_trial(self, seconds: float) -> Cost:
         assert self._probe is not None
@@ -189,13 +200,16 @@ class Stopwatch:
                     timed.append(TimedConfig(config, None, at_a_time, problem))
                 else:
                     timed.append(self._time_trial(config, probers))
+        costs = [timing.cost for timing in timed if timing.cost is not None]
+        self.teacher_seconds = max([self.teacher_seconds, *(cost.teacher_seconds for cost in costs)])
         return timed
 
     def _time_trial(self, config: TrialConfig, probers: Sequence[Any]) -> TimedConfig:
         samples = self._store.thinned(EPOCH_BATCHES * config.optimizer.batch_size, MAX_VALIDATED, config.cohort.fold)
         widths = {name: self._widths[config.teachers[name].model_dump_json()] for name in config.active_teachers()}
         try:
-            _get([prober.prepare.remote(self._store.facts, samples, config, widths) for prober in probers])
+            built = self._store.facts, samples, self._store.raw_questions, config, widths
+            _get([prober.prepare.remote(*built) for prober in probers])
             costs: list[Cost] = _get([prober.time_trial.remote(self._seconds) for prober in probers])
         except UserError as error:
             return TimedConfig(config, None, len(probers), str(error))

@@ -220,15 +220,16 @@ class Scene:
         self.clutter: Floats = 0.06 * _smooth(generator, side)
         self.corner = self._free_corner()
 
-    def paint(self, texture: float, grain: float) -> Floats:
+    def paint(self, texture: float, grain: float, darkness: float = 0.08) -> Floats:
         """Paints the scene as grey values, most of them in [0, 1]. The lesion is slightly darker than its surroundings.
 
         Args:
             texture: amplitude of the lesion's texture.
             grain: standard deviation of the image noise.
+            darkness: by how much the lesion is darker than its surroundings.
         """
         noise = grain * self.generator.normal(size=(self.side, self.side))
-        return 0.45 + self.clutter + noise + self.opacity * (texture * self.texture - 0.08)
+        return 0.45 + self.clutter + noise + self.opacity * (texture * self.texture - darkness)
 
     def mark(self, image: Floats, glyph: int) -> None:
         """Paints the marker, a bright glyph on a dark square, into the image. It is a sixth as wide as the image."""

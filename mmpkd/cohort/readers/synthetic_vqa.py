@@ -39,8 +39,8 @@ class Look(NamedTuple):
 MODALITIES = {  # the prefixes of Med-GRIT-270k's file names; the looks are invented
     "ct": Look(1.0, 0.0),
     "mr": Look(0.9, 0.06),
-    "x": Look(-1.0, 0.1),
-    "pet": Look(-0.9, 0.16),
+    "x": Look(0.8, 0.1),
+    "pet": Look(0.7, 0.12),
     "endoscopy": Look(1.1, -0.04),
     "dermoscopy": Look(1.2, 0.08),
     "fundus": Look(0.9, -0.08),
@@ -57,6 +57,7 @@ class SyntheticVqaParams(Strict):
     test: Positive = 200
     side: Annotated[int, Field(ge=32)] = 48  # side of the image; `cohort.image_size` should be the same
     texture: Fraction = 0.16  # amplitude of the lesion's texture; the image noise has a standard deviation of 0.06
+    darkness: Fraction = 0.08  # by how much the lesion is darker than its surroundings, which makes it easy to find
     labelled: Fraction = 1.0  # share of training images whose questions have answers
 
 
@@ -90,8 +91,9 @@ class SyntheticVqa(Reader):
         position = self._positions[sample_id]
         scene = self._scene(position)
         look = MODALITIES[str(self._table["modality"].iloc[position])]
-        plain = scene.paint(texture=min(0.4, 3 * self.params.texture), grain=0.02)
-        image = scene.paint(texture=self.params.texture, grain=0.06)
+        knobs = self.params
+        plain = scene.paint(texture=min(0.4, 3 * knobs.texture), grain=0.02, darkness=knobs.darkness)
+        image = scene.paint(texture=knobs.texture, grain=0.06, darkness=knobs.darkness)
         return RawImage(grey_levels(_seen(image, look)), {"superior": grey_levels(_seen(plain, look))})
 
     @cached_property

@@ -25,7 +25,7 @@ def yardsticks(train_items: pd.DataFrame, items: pd.DataFrame) -> dict[str, floa
         items: the items that are scored, with the columns question, answer, task, modality and patient.
 
     Returns:
-        `answer_prior`: the goal `answer` if each item is answered by the most frequent training answer of its task and
+        `answer_frequent`: the goal `answer` if each item gets the most frequent training answer of its task and
         question or, if no training item of the task has the question, of its task. Questions are compared without
         their boxes. Of equally frequent answers the first in alphabetical order is taken.
         `recall50_mean_box`: the goal `recall50` if each item is answered by the mean box of all true boxes in training
@@ -34,7 +34,7 @@ def yardsticks(train_items: pd.DataFrame, items: pd.DataFrame) -> dict[str, floa
     """
     known = train_items[train_items["answer"].notna()]
     scores = {
-        "answer_prior": ("answer", _priors(known, items)),
+        "answer_frequent": ("answer", _priors(known, items)),
         "recall50_mean_box": ("recall50", _boxes(known, items)),
     }
     reached = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -67,9 +67,13 @@ class SealedPart:
     def train_rows(self) -> NDArray[np.int64]:
         return self.store.rows("train", self.fold)
 
-    @property
-    def val_rows(self) -> NDArray[np.int64]:
-        return self.store.rows("val", self.fold)
+    def choice_rows(self, seeds: int) -> NDArray[np.int64]:
+        """Returns the samples on which configurations with so many seeds are validated, one fold after another."""
+        folds = {self._fold_of(turn) for turn in range(seeds)}
+        return np.sort(np.concatenate([self.store.rows("val", fold) for fold in sorted(folds)]))
+
+    def _fold_of(self, turn: int) -> int:
+        return (self.fold + turn) % self.store.num_folds
 
     def phases(self, training: Phase, goals: Sequence[str]) -> list[Phase]:
         return [training]
@@ -82,7 +86,7 @@ class SealedPart:
     ) -> dict[str, dict[str, SeedScores]]:
         """Returns the scores by arm, in the order of the seeds."""
         scorer = PartScorer(self.store, self.store.rows("test"), evaluation, protocol.goals(), self.train_rows)
-        return scores_of(folder, protocol, *trained[0], "test", scorer)
+        return scores_of(folder, protocol, *trained[0], "test", lambda _: scorer)
 
     def of_choice(
         self,
@@ -94,9 +98,21 @@ class SealedPart:
     ) -> dict[str, dict[str, SeedScores]]:
         """Returns the scores of the finalists on validation patients, by the finalist, in the order of the seeds. A
         finalist that failed on a seed is left out.
+
+        Where patients are divided into folds, each further seed of a configuration validates on the next fold (see
+        `repeat_config`), and its student is scored there: it has learned from the patients of the others.
         """
-        scorer = PartScorer(self.store, self.val_rows, evaluation, protocol.goals(), self.train_rows)
-        scores, seeds = scores_of(folder, protocol, *trained, phase, scorer), len(protocol.choose_seeds)
+        scorers: dict[int, PartScorer] = {}
+
+        def scorer_of(record: Record) -> PartScorer:
+            fold = self._fold_of(record.turn)
+            if fold not in scorers:
+                val, train = self.store.rows("val", fold), self.store.rows("train", fold)
+                scorers[fold] = PartScorer(self.store, val, evaluation, protocol.goals(), train)
+            return scorers[fold]
+
+        part, seeds = f"{phase}-own-fold", len(protocol.choose_seeds)
+        scores = scores_of(folder, protocol, *trained, part, scorer_of)
         return {label: of_label for label, of_label in scores.items() if of_label[protocol.goal].seeds == seeds}
 
 
@@ -127,13 +143,14 @@ def scores_of(
     trained: SweepFolder,
     records: Sequence[Record],
     part: str,
-    scorer: PartScorer,
+    scorer_of: Callable[[Record], PartScorer],
 ) -> dict[str, dict[str, SeedScores]]:
     """Returns the scores of the students on a part, by arm, in the order of their seeds.
 
     Args:
         trained: the sweep that trained the students.
         part: names the part in the files that keep the scores.
+        scorer_of: function that returns the scorer for the student of a trial.
 
     Raises:
         UserError: a student is gone, damaged or another one, or a file with scores is.
@@ -144,7 +161,7 @@ def scores_of(
             continue
         file = folder.scores(part, record.number)
         if (of_student := _read(file, protocol, record)) is None:
-            of_student = scorer.score(student_of(trained, record).student)
+            of_student = scorer_of(record).score(student_of(trained, record).student)
             content = {name: [score.value, score.replicate_R.tolist()] for name, score in of_student.items()}
             write_sealed_at(file, stamp_of(protocol, record) | {"scores": content})
         scores.setdefault(record.arm, []).append(of_student)

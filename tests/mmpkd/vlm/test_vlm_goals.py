@@ -183,7 +183,7 @@ def test_yardsticks_by_hand() -> None:
         ("VG", "mr", "p3", "<box>(0,0),(100,90)</box>", "where?"),
     ]
     items = pd.DataFrame(rows, columns=["task", "modality", "patient", "answer", "question"])
-    assert yardsticks(TRAIN, items) == pytest.approx({"answer_prior": 2 / 3, "recall50_mean_box": 0.75})
-    assert yardsticks(TRAIN[TRAIN["task"] == "RO"], items) == pytest.approx({"answer_prior": 2 / 3})
+    assert yardsticks(TRAIN, items) == pytest.approx({"answer_frequent": 2 / 3, "recall50_mean_box": 0.75})
+    assert yardsticks(TRAIN[TRAIN["task"] == "RO"], items) == pytest.approx({"answer_frequent": 2 / 3})
     assert yardsticks(TRAIN[:0], items) == {}
     assert yardsticks(TRAIN, items[items["task"] == "VG"]) == {"recall50_mean_box": 0.75}

@@ -300,7 +300,7 @@ TREES = {
 
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_space_plans_without_a_mistake(name: str, tmp_path: Path):
-    generated = name in ("demo", "all_objectives", "guidance")
+    generated = name in ("demo", "all_objectives", "guidance", "vqa_demo")
     folder = real_data("breast_lesions_usg") if name == "breast" else tmp_path
     overrides = [] if generated else [f"cohort.root={folder}"]
     overrides += [] if generated or name == "breast" else ["student.pretrained=false"]
@@ -315,4 +315,5 @@ def test_every_shipped_space_plans_without_a_mistake(name: str, tmp_path: Path):
     of_a_few_samples = ("has no output for", "holds all")  # without a report; fewer than a batch
     assert [one for one in result.warnings if not any(map(one.__contains__, of_a_few_samples))] == []
     with_rois = generated or name in ("breast", "cbis")
-    assert result.goals == (("val/auroc", "val/pointing") if with_rois else ("val/auroc",))
+    with_places = ("val/answer", "val/recall50") if name == "vqa_demo" else ("val/auroc", "val/pointing")
+    assert result.goals == (with_places if with_rois else ("val/auroc",))

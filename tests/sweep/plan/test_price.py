@@ -19,7 +19,8 @@ from scipy.stats import norm
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.teachers.teacher import ResolvedTeacher
-from mmpkd.training.probe import Cost, StandIn, stand_in
+from mmpkd.training.probe import Cost
+from mmpkd.training.stand_in import StandIn, stand_in
 from sweep.cluster import Reservation
 from sweep.plan.dealing import luck_warnings
 from sweep.plan.expectations import (
@@ -335,11 +336,12 @@ def test_a_configuration_is_freed_before_the_next_is_built(monkeypatch: pytest.M
         def cost(self, seconds: float) -> None:
             raise AssertionError
 
-    for name, fake in (("Probe", Built), ("StandIn", lambda *_: None), ("enter_reserved_device", lambda _: None)):
+    config = SimpleNamespace(student=None)
+    for name, fake in (("Probe", Built), ("StandIn", lambda *_, **__: None), ("enter_reserved_device", lambda _: None)):
         monkeypatch.setattr(pricing, name, fake)
     prober: Any = pricing.Prober(0.5)
     for _ in range(2):
-        prober.prepare(None, None, None, {})
+        prober.prepare(None, None, None, config, {})
     assert len(built) == 2
 
 

@@ -1,0 +1,97 @@
+"""Checks the configuration of a vision-language student, before anything is trained."""
+
+from __future__ import annotations
+
+from mmpkd.cohort.facts import Facts
+from mmpkd.config import IMAGE, AugmentationConfig, TrialConfig
+from mmpkd.near_names import near
+from mmpkd.types import Mistake
+from mmpkd.vlm import model
+from mmpkd.vlm.config import FAMILIES, VlmConfig, VlmTeacherConfig
+
+
+def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
+    """Returns everything that is wrong with the configuration of a training whose student is a VlmConfig."""
+    assert isinstance(config.student, VlmConfig)
+    if facts.questions is None:
+        remedy = "a cohort of questions has the reader med_grit, vqa or synthetic_vqa"
+        return [Mistake("student.kind", f"a student of kind vlm answers questions, and the cohort has none; {remedy}")]
+    mistakes = _unused(config)
+    if facts.external:
+        mistakes.append(Mistake("cohort", "no sample is in part train, so there is nothing to learn from"))
+    mistakes += [Mistake(f"student.{path}", problem) for path, problem in _check_model(config.student, facts)]
+    return mistakes + _check_distillation(config, facts)
+
+
+def _unused(config: TrialConfig) -> list[Mistake]:
+    """Returns a mistake for each section that a student of kind vlm does not use, and that is not empty."""
+    instead = "a student of kind vlm does not use it; what it learns from a teacher stands under distillation"
+    names = [name for name in ("teachers", "objectives", "stages", "pretrain") if getattr(config, name)]
+    mistakes = [Mistake(name, instead) for name in names]
+    if config.augmentation != AugmentationConfig():
+        problem = (
+            "a student of kind vlm sees every image as it is stored, because boxes stand in the text; leave it out"
+        )
+        mistakes.append(Mistake("augmentation", problem))
+    for name in ("label_smoothing", "class_weights"):
+        if getattr(config.optimizer, name) != type(config.optimizer).model_fields[name].default:
+            mistakes.append(Mistake(f"optimizer.{name}", "a student of kind vlm does not use it; leave it out"))
+    return mistakes
+
+
+def _check_model(vlm: VlmConfig, facts: Facts) -> list[Mistake]:
+    """Returns the mistakes in a student or teacher, with paths below its section."""
+    images = (IMAGE, *facts.views)
+    mistakes = [
+        Mistake("reads", f"the cohort has no image {name!r}{near(name, images)}")
+        for name in vlm.reads
+        if name not in images
+    ]
+    return mistakes + model.check(vlm, facts.image_size)
+
+
+def _check_distillation(config: TrialConfig, facts: Facts) -> list[Mistake]:
+    assert isinstance(config.student, VlmConfig) and facts.questions is not None
+    parts, teacher = config.distillation, config.distillation.teacher
+    if not parts.needs_teacher:
+        return []
+    if teacher is None:
+        problem = "missing: a teacher is needed by kl, pseudo_labels and corrections; write distillation.teacher={}"
+        return [Mistake("distillation.teacher", problem)]
+    where = "distillation.teacher"
+    mistakes = [Mistake(f"{where}.{path}", problem) for path, problem in _check_model(teacher, facts)]
+    mistakes += _check_pair(config.student, teacher)
+    if teacher.epochs == 0 and teacher.model in FAMILIES:
+        mistakes.append(Mistake(f"{where}.epochs", "0 is for the folder of a trained model; a new one has to learn"))
+    if parts.corrections.rounds and not teacher.hints and teacher.model in FAMILIES:
+        problem = "corrections need a teacher that has learned to use the truth; write for example 0.5"
+        mistakes.append(Mistake(f"{where}.hints", problem))
+    if parts.corrections.rounds >= config.epochs:
+        problem = f"{parts.corrections.rounds} rounds need more than {config.epochs} epochs (epochs)"
+        mistakes.append(Mistake("distillation.corrections.rounds", problem))
+    if parts.corrections.rounds and parts.kl.weight and parts.kl.top_k:
+        problem = (
+            "cached logits belong to targets that corrections replace; leave top_k out, or set corrections.rounds=0"
+        )
+        mistakes.append(Mistake("distillation.kl.top_k", problem))
+    if parts.pseudo_labels.use and not facts.questions.num_unanswered:
+        problem = "every training question has an answer, so that there is nothing to label; set it to false"
+        mistakes.append(Mistake("distillation.pseudo_labels.use", problem))
+    return mistakes
+
+
+def _check_pair(student: VlmConfig, teacher: VlmTeacherConfig) -> list[Mistake]:
+    """Returns a mistake for each key in which the teacher must agree with the student, and does not: their tokens are
+    compared one by one."""
+    where, mistakes = "distillation.teacher", []
+    are_built = student.model in FAMILIES and teacher.model in FAMILIES
+    if (student.model in FAMILIES) != (teacher.model in FAMILIES):
+        problem = f"has another tokenizer than student.model={student.model}; both are built, or both are folders"
+        mistakes.append(Mistake(f"{where}.model", problem))
+    if student.box_steps != teacher.box_steps:
+        problem = f"must be that of the student, {student.box_steps}, got {teacher.box_steps}"
+        mistakes.append(Mistake(f"{where}.box_steps", problem))
+    if are_built and student.vision.patch_size != teacher.vision.patch_size:
+        problem = f"must be that of the student, {student.vision.patch_size}, got {teacher.vision.patch_size}"
+        mistakes.append(Mistake(f"{where}.vision.patch_size", problem))
+    return mistakes

@@ -1,0 +1,1 @@
+"""The training of a vision-language student, and of the teacher that it learns from."""
