@@ -21,7 +21,8 @@ from mmpkd.training import stages
 from mmpkd.training.masked_autoencoder import MaskedAutoencoder, Masks, draw_masks
 from mmpkd.training.pretrain import pretrain
 from mmpkd.training.pretrain_config import PretrainConfig
-from mmpkd.training.probe import Probe, StandIn, stand_in
+from mmpkd.training.probe import Probe
+from mmpkd.training.stand_in import StandIn, stand_in
 from mmpkd.types import ConfigError, DivergedError
 from tests.mmpkd.runs import begun
 

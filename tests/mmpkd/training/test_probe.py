@@ -12,7 +12,8 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.teachers import resolve
 from mmpkd.teachers.text import Text
-from mmpkd.training.probe import Probe, StandIn, evenly, random_outputs, stand_in, time_teacher
+from mmpkd.training.probe import Probe, random_outputs, time_teacher
+from mmpkd.training.stand_in import StandIn, evenly, stand_in
 from mmpkd.types import Needs, TeacherOutput
 from tests.mmpkd.teacher_fixtures import EXAMPLES, TEXT
 
