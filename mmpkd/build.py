@@ -68,7 +68,7 @@ def goals(facts: Facts) -> tuple[str, ...]:
 def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
     """Returns everything that is wrong with a configuration and can be known without training."""
     if isinstance(config.student, VlmConfig):
-        return [*check_vlm(config, facts), *pretrain.check(config, facts, None)]
+        return check_vlm(config, facts)
     mistakes: list[Mistake] = []
     if facts.questions is not None:
         problem = "the cohort holds questions, which a vision transformer cannot answer; write student.kind=vlm"

@@ -207,9 +207,3 @@ def test_mistakes_are_named_by_their_path(name: str, trial: TrialConfig) -> None
         content[section] = content[section] | keys
     mistakes = check(TrialConfig.model_validate(content), facts(trial.cohort))
     assert [(mistake.path, words in mistake.problem) for mistake in mistakes] == [(path, True)], mistakes
-
-
-def test_a_student_that_answers_is_not_pretrained(trial: TrialConfig) -> None:
-    content = trial.model_dump() | {"student": {"kind": "vlm"}}
-    mistakes = check(TrialConfig.model_validate(content), facts(trial.cohort))
-    assert "pretrain" in [mistake.path for mistake in mistakes]
