@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mmpkd import command, fit
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
-from mmpkd.config import IMAGE, STUDENT, StageConfig, StudentConfig, TrialConfig
+from mmpkd.config import IMAGE, STUDENT, StageConfig, TrialConfig
 from mmpkd.machine.checksums import DamagedError, fingerprint, require_whole_archive
 from mmpkd.near_names import near
 from mmpkd.student import Student
@@ -51,8 +51,6 @@ def check(config: TrialConfig, facts: Facts, student: Student | None) -> list[Mi
     own = config.pretrain
     if own is None:
         return []
-    if not isinstance(config.student, StudentConfig):
-        return [Mistake("pretrain", "is for a student that classifies images; leave it out for kind vlm")]
     mistakes = []
     if config.student.reads != (IMAGE,):
         problem = f"a student that is pre-trained reads {IMAGE} alone; name further images in pretrain.views"
@@ -69,7 +67,7 @@ def check(config: TrialConfig, facts: Facts, student: Student | None) -> list[Mi
         return mistakes
     model = student.model
     if type(model) is not VisionTransformer or type(model.patch_embed) is not PatchEmbed or model.pos_embed is None:
-        problem = f"{config.student.model!r} cannot be pre-trained here: it is no plain ViT with a table of positions"
+        problem = f"{config.vit.model!r} cannot be pre-trained here: it is no plain ViT with a table of positions"
         mistakes.append(Mistake("student.model", f"{problem}, such as vit_small_patch16_224 or deit_small_patch16_224"))
         return mistakes
     count = student.grid[0] * student.grid[1]
