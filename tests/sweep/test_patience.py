@@ -215,7 +215,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "12", "h", "-1h", "1 week", "1h30min", "1e3s"])
+@pytest.mark.parametrize("text", ["12", "h", "-1h", "1 week", "1h30min", "1e3s"])
 def test_other_texts_are_refused_as_durations(text: str) -> None:
     _, (mistake,) = read_run_options([f"patience={text}"])
     assert mistake.path == "patience" and "a duration such as 30min, 12h or 7d" in mistake.problem
