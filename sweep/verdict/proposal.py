@@ -12,6 +12,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.near_names import near
 from mmpkd.scoring.stats import SMALLEST_ERROR
 from mmpkd.types import ConfigError, Mistake, UserError
+from mmpkd.vlm.config import VlmConfig
 from sweep.picking.candidates import Candidates
 from sweep.space.search_config import SCORES
 from sweep.storage.records import candidates
@@ -39,6 +40,9 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
     Raises:
         ConfigError: the sweep cannot be confirmed so.
     """
+    if any(isinstance(trials.config_of(record).student, VlmConfig) for record in trials.records[:1]):
+        problem = "students that answer questions cannot be confirmed yet"
+        raise ConfigError.at("student.kind", f"{problem}; compare arms over seeds with search.repeats=5")
     mistakes: list[Mistake] = []
     goals = trials.sweep.goals
     plain = [goal for goal in goals if SCORES[goal] != "ROIs"]
