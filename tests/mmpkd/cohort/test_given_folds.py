@@ -13,7 +13,7 @@ from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
-from mmpkd.training.probe import stand_in
+from mmpkd.training.stand_in import stand_in
 from mmpkd.types import CohortError, ConfigError
 from sweep.search.repeats import repeat_config
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort

@@ -14,7 +14,7 @@ from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.spelling import group_loose_spellings, group_spellings, names_in_both
 from mmpkd.config import CohortConfig
-from mmpkd.training.probe import stand_in
+from mmpkd.training.stand_in import stand_in
 from mmpkd.types import CohortError, ConfigError
 from tests.mmpkd.cohort.derm7pt_trees import made_up
 from tests.mmpkd.cohort.derm7pt_trees import write_tree as write_derm7pt

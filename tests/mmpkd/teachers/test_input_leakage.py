@@ -19,7 +19,7 @@ from mmpkd.cohort.suspects import Suspects, find_suspects_in, suspects_of
 from mmpkd.config import TeacherConfig
 from mmpkd.teachers import resolve
 from mmpkd.teachers.input_leakage import leakage_warnings
-from mmpkd.training.probe import stand_in
+from mmpkd.training.stand_in import stand_in
 from tests.mmpkd import cohort_fixtures
 
 TASKS = {

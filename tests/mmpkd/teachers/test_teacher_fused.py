@@ -26,8 +26,9 @@ from mmpkd.teachers.fused import Fused, FusedParams
 from mmpkd.teachers.fusion import Cells, Fusion, Patches, Update
 from mmpkd.teachers.online import Online, online
 from mmpkd.train import train
-from mmpkd.training.probe import Probe, StandIn, stand_in
+from mmpkd.training.probe import Probe
 from mmpkd.training.stages import Run
+from mmpkd.training.stand_in import StandIn, stand_in
 from mmpkd.training.step import descend, epoch_inputs, loss_terms
 from mmpkd.types import Mistake, Needs
 from tests.mmpkd.teacher_fixtures import EXAMPLES, FUSED
