@@ -120,10 +120,9 @@ class Items:
             margins += given.margins
         return texts, margins
 
-    def scored(self, responses: Sequence[str], chosen: Sequence[int] | None = None) -> pd.DataFrame:
-        """Returns the table that `mmpkd.vlm.scores` reads, with these responses to the chosen items, or to all."""
-        table = self.table if chosen is None else self.table.iloc[list(chosen)]
-        return table[["question", "answer", "task", "modality", "patient"]].assign(response=list(responses))
+    def scored(self, responses: Sequence[str]) -> pd.DataFrame:
+        """Returns the table that `mmpkd.vlm.scores` reads, with these responses to all items."""
+        return self.table[["question", "answer", "task", "modality", "patient"]].assign(response=list(responses))
 
 
 def exchanged(store: Store, rows: Ints, seed: int) -> Ints:

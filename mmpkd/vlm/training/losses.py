@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -61,9 +60,3 @@ def most_likely(logits_TV: Tensor, k: int) -> Logits:
 def mixed(cross: Tensor, divergence: Tensor | None, weight: float) -> Tensor:
     """Returns (weight x KL + CE) / (1 + weight), as the figure of ClinKD writes the loss."""
     return cross if divergence is None else (weight * divergence + cross) / (1 + weight)
-
-
-def joined(parts: list[Logits]) -> Logits:
-    """Returns the logits of several answers as one batch, in their order."""
-    words = [part.words_Tk for part in parts if part.words_Tk is not None]
-    return Logits(torch.cat([part.values_Tk for part in parts]), torch.cat(words) if words else None)

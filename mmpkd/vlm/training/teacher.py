@@ -70,8 +70,7 @@ class FittedVlmTeacher:
     def samples(self, chosen: Sequence[int], truth: Mapping[int, str], draw: object, seed: int) -> list[str]:
         """Returns one sampled answer to each of these items. The teacher is shown their true answers."""
         hints = {item: truth[item] for item in chosen}
-        size = self.batch_size
-        most = self.config.max_new_tokens
+        most, size = self.config.max_new_tokens, self.batch_size
         return self.items.answers(self.vlm, chosen, most, size, self.device, hints, draw=(seed, draw))[0]
 
 
