@@ -170,9 +170,9 @@ def _pairs(turns: list[Any]) -> Iterator[tuple[str, str] | None]:
     if len(turns) % 2 or not all(isinstance(turn, dict) for turn in turns):
         yield None
         return
-    for asked, answered in zip(turns[::2], turns[1::2], strict=True):
-        roles = [ROLES.get(str(turn.get("from", turn.get("role")))) for turn in (asked, answered)]
-        question, answer = (turn.get("value", turn.get("content")) for turn in (asked, answered))
+    for user_turn, model_turn in zip(turns[::2], turns[1::2], strict=True):
+        roles = [ROLES.get(str(turn.get("from", turn.get("role")))) for turn in (user_turn, model_turn)]
+        question, answer = (turn.get("value", turn.get("content")) for turn in (user_turn, model_turn))
         is_known = roles == [0, 1] and isinstance(question, str) and isinstance(answer, str)
         yield (question, answer) if is_known else None
 
