@@ -8,13 +8,15 @@ Shape legend, used in every name that ends in capitals:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic_core import PydanticSerializationError
 
 if TYPE_CHECKING:  # for annotations only: reading the space of a sweep must not load torch
     from torch import Tensor
@@ -41,6 +43,29 @@ class Strict(BaseModel):
             if getattr(self, name) == type(self).model_fields[name].default:
                 content.pop(name, None)
         return content
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """Returns the content, as pydantic does."""
+        with _interrupts():
+            return super().model_dump(**options)
+
+    def model_dump_json(self, **options: Any) -> str:
+        """Returns the content as JSON, as pydantic does."""
+        with _interrupts():
+            return super().model_dump_json(**options)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """A context manager. A signal that arrives in `Strict._without_later` stays a KeyboardInterrupt, which pydantic
+    wraps in an error of its own.
+    """
+    try:
+        yield
+    except PydanticSerializationError as error:
+        if ": KeyboardInterrupt" not in str(error):  # of nested configurations it keeps the name only
+            raise
+        raise KeyboardInterrupt from None
 
 
 @dataclass(frozen=True)
