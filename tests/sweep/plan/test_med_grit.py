@@ -71,3 +71,10 @@ def test_models_that_do_not_fit_are_refused_in_words(planned: Callable[..., Plan
     assert size[0].startswith(
         "student.model: a visual token covers 16 x 16 pixels, which do not fill images of 450; set"
     )
+
+
+def test_a_model_that_nobody_names_is_one_mistake(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    _, mistakes = load_space("med_grit", ["cohort.root=/data"])
+    unset = "the environment variable DATA_ROOT is not set; set it, or add student.model=... to the command"
+    assert mistakes == [("student.model", unset)]
