@@ -12,6 +12,7 @@ from mmpkd.types import ConfigError
 from mmpkd.vlm import exported
 from mmpkd.vlm.config import LoraConfig, PositionsConfig
 from mmpkd.vlm.model import check
+from tests.mmpkd.vlm.conftest import logits_of
 from tests.mmpkd.vlm.model_folders import tokenizer, write_tiny_model
 
 
@@ -29,17 +30,7 @@ def with_random_adapters(case):
 
 
 def stock_logits(case, folder):
-    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
-    rows = case.rows
-    pixels, grid = case.vlm._patches(rows.image_MCHW[rows.image_B])
-    with torch.no_grad():
-        return model(
-            input_ids=rows.input_ids_BL,
-            attention_mask=rows.mask_BL,
-            mm_token_type_ids=rows.token_types_BL,
-            pixel_values=pixels,
-            image_grid_thw=grid,
-        ).logits
+    return logits_of(AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval(), case)
 
 
 @pytest.mark.parametrize("model", ["qwen2_vl", "qwen3_vl"])
