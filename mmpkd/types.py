@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
-from pydantic_core import PydanticSerializationError
 
 if TYPE_CHECKING:  # for annotations only: reading the space of a sweep must not load torch
     from torch import Tensor
@@ -62,7 +61,7 @@ def _interrupts() -> Iterator[None]:
     """
     try:
         yield
-    except PydanticSerializationError as error:
+    except ValueError as error:  # pydantic's error of a serialization is one
         if ": KeyboardInterrupt" not in str(error):  # of nested configurations it keeps the name only
             raise
         raise KeyboardInterrupt from None
