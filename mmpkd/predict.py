@@ -117,7 +117,7 @@ def main(words: Sequence[str]) -> None:
                 answerer, name_of, questions, folder, folder / OVERLAYS if is_drawn else None, console
             )
         bad, warned, table = outcome.bad, outcome.warned, asked.TABLE
-        counted_results = f"{outcome.num_answers} answers"
+        counted_results = f"{outcome.num_answers} answer{'s' * (outcome.num_answers > 1)}"
         if num_unknown := outcome.num_unknown:
             command.warn([f"{num_unknown} of {outcome.num_answers} questions hold {UNKNOWN_WORDS}"])
         for line in outcome.lines:

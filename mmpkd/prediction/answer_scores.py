@@ -143,4 +143,5 @@ def _answers(items: pd.DataFrame, judged: Judged) -> pd.DataFrame:
     ]
     columns = ["sample", "task", "modality", "question", "answer", "response", "margin", "score"]
     numbers = {"num_true": "boxes", "recalled": "recalled", "total_iou": "total_iou"}
-    return items.assign(score=score)[[*columns, *numbers]].rename(columns=numbers)
+    counts = {name: items[name].astype("Int64") for name in ("num_true", "recalled")}
+    return items.assign(score=score, **counts)[[*columns, *numbers]].rename(columns=numbers)

@@ -151,7 +151,7 @@ def answer_all(
                 num_unknown += bool(model.unknown_words(answer.question))
             num_answers += len(answers)
             if not model.card.credentialed and len(outcome.lines) < SHOWN:
-                outcome.lines.extend(f"{name}: {answer.text}" for answer in answers)
+                outcome.lines.extend(f"{name}: {answer.text or '(an empty answer)'}" for answer in answers)
             if pictures is not None:
                 numbers = [str(number) for number in range(1, len(answers) + 1)]
                 save_pictures([answer.picture() for answer in answers], pictures / picture_of[name], numbers)

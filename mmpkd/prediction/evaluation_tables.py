@@ -21,7 +21,7 @@ TITLES = {  # each title states how the numbers differ from those of a training 
     "labels_by_patient": "labels_by_patient: from the mean probability over a patient's images; otherwise as labels",
     "regions": "regions: in the frame of the original images (in training: in the stored squares)",
     "groups": "groups: pointing is the mean over images of the mean over their labels (in regions: over labels)",
-    "tasks": "tasks: answer is the score by which the task is judged; _frequent and _mean_box: answers without the image",
+    "tasks": "tasks: answer is the score by which the task is judged; _frequent, _mean_box: answers without the image",
 }
 FITTED_HERE = (
     "The student was chosen on these patients, and its temperatures and thresholds were fitted on them: its scores on "

@@ -49,7 +49,9 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     print_tracking(send_rest(tracker), tracker, options, console, with_pages=not options.part_of)
     for line in _reasons(search, _with_more_budget(options.continuing, search)):
         console.print(line, highlight=False, soft_wrap=True)
-    if results.best and not (search.remaining_trials or options.part_of) and len(search.space.arms) > 1:
+    answers = planned.facts is not None and planned.facts.questions is not None  # sweep.confirm refuses those
+    is_over = not (search.remaining_trials or options.part_of or answers)
+    if results.best and is_over and len(search.space.arms) > 1:
         console.print("ask whether a teacher helps, on patients whom nothing has seen yet:", highlight=False)
         console.print(f"  {_confirm_command(options)}", highlight=False, soft_wrap=True)
     return 0 if results.best and done else 1 if search.all_failed or done else 130

@@ -37,6 +37,9 @@ LEGEND: Final = (
     "Each column is one trial, which its head names. Bright: where the student looks. Outlined: the region. The images "
     "are spread over the validation part; they were not chosen by their scores."
 )
+ANSWERS: Final = (
+    "A student that answers has no map. mmpkd.predict draws the boxes of a picked student's answers over an image."
+)
 CREDENTIALED: Final = (
     "The cohort is credentialed, so the report has no pictures of it. Where its images may be looked at, mmpkd.predict "
     "draws the map of a picked student over them."
@@ -60,6 +63,8 @@ def pictures(
     """
     if store.facts.credentialed:
         return note(CREDENTIALED)
+    if store.facts.questions is not None:
+        return note(ANSWERS)
     students, notes = _students(folder, records, arms, goals, select)
     if not students:
         return note(" ".join(["No arm has a student that is kept.", *notes]))
