@@ -21,7 +21,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.scoring.pictures import OUTLINE, as_picture, example_rows, outline, student_maps, under_map
 from sweep.selection import Selection, best_first, rule_of
-from sweep.space.search_config import SCORES
+from sweep.space.search_config import SCORES, are_of_answers
 from sweep.storage.layout import SweepFolder
 from sweep.storage.records import candidates, compared_metric
 from sweep.students import read_student
@@ -36,9 +36,6 @@ PAGE_WIDTH: Final = 1080  # pixels, of the page's text (`style.py`)
 LEGEND: Final = (
     "Each column is one trial, which its head names. Bright: where the student looks. Outlined: the region. The images "
     "are spread over the validation part; they were not chosen by their scores."
-)
-ANSWERS: Final = (
-    "A student that answers has no map. mmpkd.predict draws the boxes of a picked student's answers over an image."
 )
 CREDENTIALED: Final = (
     "The cohort is credentialed, so the report has no pictures of it. Where its images may be looked at, mmpkd.predict "
@@ -56,15 +53,15 @@ def pictures(
 ) -> str:
     """Returns a table of pictures as HTML: a row for each of at most `NUM_IMAGES` validation images with a region, a
     column for the image alone, one for the best student of each arm, and one for the best by each goal of localisation.
-    Where there is nothing to draw, returns the reason.
+    Where there is nothing to draw, returns the reason; nothing for students that answer.
 
     Only trials on the front and the best by `search.select` keep their students. The best trial whose student is kept
     stands for an arm or a goal. Its column names it.
     """
+    if are_of_answers(goals):  # they have no map
+        return ""
     if store.facts.credentialed:
         return note(CREDENTIALED)
-    if store.facts.questions is not None:
-        return note(ANSWERS)
     students, notes = _students(folder, records, arms, goals, select)
     if not students:
         return note(" ".join(["No arm has a student that is kept.", *notes]))
