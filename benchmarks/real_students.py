@@ -1,10 +1,10 @@
 """Trains pools of real students, from which `null_verdicts.py worlds=real` draws sweeps and confirmations.
 
-    python benchmarks/real_students.py folder=DIR [pools=5] [first_seed=0] [cache=cache]
+    python benchmarks/real_students.py folder=DIR [pools=6] [first_seed=0] [cache=cache]
 
-A pool is a cohort of `synthetic` of its own (seed `first_seed` and on), 12 configurations that are drawn at random from
-`smallest.yaml`, and 11 students of each, which differ by their seed. They are scored on the 2,000 test images of the
-cohort (about 1,000 patients), and their outputs are kept in DIR, a file for each student. The same command continues
+A pool is a cohort of `synthetic` of its own (seed `first_seed` and on), 8 configurations that are drawn at random from
+`smallest.yaml`, and 11 students of each, which differ by their seed. They are scored on the 1,300 test images of the
+cohort (about 650 patients), and their outputs are kept in DIR, a file for each student. The same command continues
 after the last student. A student takes a second of one idle core.
 """
 
@@ -14,12 +14,12 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
+from benchmarks.dealt import CHOOSE_SEEDS, Dealt, Floats, Ints, Setting, seed_luck
 from benchmarks.record_curves import Draws
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.readers.synthetic import TASKS
@@ -38,8 +39,8 @@ from mmpkd.export.student_file import read
 from mmpkd.machine.files import write_atomically
 from mmpkd.scoring import localize
 from mmpkd.scoring.patients import rarer_class
-from mmpkd.scoring.replicates import Predicted, score_predictions
-from mmpkd.scoring.stats import patient_weights
+from mmpkd.scoring.replicates import Predicted, Scored, score_predictions
+from mmpkd.scoring.stats import patient_weights, standard_error
 from mmpkd.scoring.validation import Evaluator, Labels
 from mmpkd.train import train
 from mmpkd.types import ConfigError
@@ -47,11 +48,9 @@ from sweep.space.draw import draw
 from sweep.space.space import load_space
 from sweep.verdict.inference import SeedScores
 
-Floats: TypeAlias = NDArray[np.float64]
-Ints: TypeAlias = NDArray[np.int64]
-OWN: Final = {"folder": "", "pools": "5", "first_seed": "0", "cache": "cache"}
+OWN: Final = {"folder": "", "pools": "6", "first_seed": "0", "cache": "cache"}
 GOALS: Final = ("val/auroc", "val/pointing")
-CONFIGURATIONS, RUNS = 12, 11
+CONFIGURATIONS, RUNS = 8, 11
 SPACE: Final = Path(__file__).with_name("smallest.yaml")
 PATIENTS: Final = "patients.npz"
 
@@ -148,10 +147,16 @@ class Pool:
     @cached_property
     def true_CMG(self) -> Floats:
         """The scores of all students on all images."""
-        return np.array(
-            [[[scores[0] for scores in self.whole.scores(number, run)] for run in range(self.runs)]
-             for number in range(self.configurations)]
-        )  # fmt: skip
+        return self._of_each(lambda *place: [scored.value for scored in self.whole.scores(*place)])
+
+    def _of_each(self, function: Callable[[int, int], Any]) -> Floats:
+        """Returns what a function returns for each student, as an array that begins with C and M."""
+        runs = range(self.runs)
+        return np.array([[function(number, run) for run in runs] for number in range(self.configurations)])
+
+    def images_of(self, patients: Ints, replicates: int) -> ImagesOfPatients:
+        """Returns the images of some patients."""
+        return ImagesOfPatients(self, np.flatnonzero(np.isin(self.patient_N, patients)), replicates)
 
     @property
     def configurations(self) -> int:
@@ -166,14 +171,14 @@ class Pool:
         student on all images falls by a difference. Shape (C, M).
         """
 
-        def excess(shift: float, number: int, run: int) -> float:
-            lower = self.whole.scores(number, run, shift)[0][0]
-            return float(self.true_CMG[number, run, 0] - lower - difference)
+        if not difference:
+            return np.zeros((self.configurations, self.runs))
 
-        return np.array(
-            [[brentq(excess, 0, 50, (number, run), xtol=1e-3) if difference else 0.0 for run in range(self.runs)]
-             for number in range(self.configurations)]
-        )  # fmt: skip
+        def lacking(shift: float, number: int, run: int) -> float:
+            lower = self.whole.scores(number, run, shift)[0].value
+            return float(lower - self.true_CMG[number, run, 0] + difference)
+
+        return self._of_each(lambda *place: brentq(lacking, 0, 50, place, xtol=1e-3))
 
 
 class ImagesOfPatients:
@@ -196,8 +201,8 @@ class ImagesOfPatients:
         """Number of patients of the rarer class of the label that has fewest."""
         return int(rarer_class(*self._labels[1:], self._patient_N).min())
 
-    def scores(self, number: int, run: int, shift: float = 0.0) -> list[tuple[float, Floats]]:
-        """Returns the scores of a student and those of the replicates, by goal.
+    def scores(self, number: int, run: int, shift: float = 0.0) -> list[Scored]:
+        """Returns the scores of a student, by goal.
 
         Args:
             shift: how much the logit of the true class is lowered.
@@ -206,51 +211,104 @@ class ImagesOfPatients:
         pointing_N1 = self._pool.pointing_CMN[number, run][self._rows, None].astype(np.float64)
         predicted, one_N = Predicted(logits_NK, {"pointing": pointing_N1}), np.zeros(len(self._rows), np.int64)
         scored = score_predictions(predicted, self._labels, self._patient_N, self._weight_RN, one_N, GOALS)
-        return [tuple(scored[goal]) for goal in GOALS]
+        return [scored[goal] for goal in GOALS]
 
 
 class RealArm:
-    """The students of one arm in one verdict. See `null_verdicts.Students`.
+    """The students of one arm in one verdict. See `dealt.Students`.
 
     Args:
         numbers: the configurations of its trials.
         run_TM: the students of each trial: that of the sweep, those of the choice, those that are tested.
         shift_CM: see `Pool.lowered`.
+        parts: validation patients and test patients.
     """
 
-    def __init__(
-        self,
-        numbers: Ints,
-        run_TM: Ints,
-        shift_CM: Floats,
-        parts: tuple[ImagesOfPatients, ImagesOfPatients],
-        choose: int,
-    ):
+    def __init__(self, numbers: Ints, run_TM: Ints, shift_CM: Floats, parts: Sequence[ImagesOfPatients]):
         self._numbers, self._run_TM, self._shift_CM = numbers, run_TM, shift_CM
         self._validation, self._test = parts
-        self._choose = choose
-        self._of_sweep = [self._scored(trial, run_TM[trial, :1], self._validation) for trial in range(len(numbers))]
 
     def trials(self) -> Floats:
-        return np.array([[of_goal.value_K[0] for of_goal in by_goal] for by_goal in self._of_sweep])
+        trials = range(len(self._numbers))
+        self._of_sweep = [self._scored(trial, self._run_TM[trial, :1], self._validation) for trial in trials]
+        return np.array([[of_goal.mean for of_goal in by_goal] for by_goal in self._of_sweep])
 
     def error(self, goal: int, trial: int) -> float:
-        return float(self._of_sweep[trial][goal].replicate_RK.std(ddof=1))
+        return standard_error(self._of_sweep[trial][goal].replicate_RK[:, 0])
 
-    def chosen_among(self, trial_F: Ints) -> list[list[SeedScores]]:
-        scored = [self._scored(trial, self._run_TM[trial, 1 : 1 + self._choose], self._validation) for trial in trial_F]
-        return [list(of_goal) for of_goal in zip(*scored, strict=True)]
+    def of_choice(self, trial_F: Ints) -> list[Sequence[SeedScores]]:
+        fresh_TM = self._run_TM[:, 1 : 1 + CHOOSE_SEEDS]
+        return list(
+            zip(*[self._scored(int(trial), fresh_TM[trial], self._validation) for trial in trial_F], strict=True)
+        )
 
     def tested(self, trial: int) -> list[SeedScores]:
-        return self._scored(trial, self._run_TM[trial, 1 + self._choose :], self._test)
+        return self._scored(trial, self._run_TM[trial, 1 + CHOOSE_SEEDS :], self._test)
 
-    def _scored(self, trial: int, runs: Ints, part: ImagesOfPatients) -> list[SeedScores]:
+    def _scored(self, trial: int, run_K: Ints, part: ImagesOfPatients) -> list[SeedScores]:
         number = int(self._numbers[trial])
-        scores = [part.scores(number, int(run), self._shift_CM[number, run]) for run in runs]
+        scores = [part.scores(number, int(run), self._shift_CM[number, run]) for run in run_K]
         return [
-            SeedScores(np.array([each[0] for each in of_goal]), np.stack([each[1] for each in of_goal], axis=1))
+            SeedScores(
+                np.array([each.value for each in of_goal]), np.stack([each.replicate_R for each in of_goal], axis=1)
+            )
             for of_goal in zip(*scores, strict=True)
         ]
+
+
+class RealWorld:
+    """Pools of real students. See `dealt.World`.
+
+    Args:
+        folder: holds the pools.
+
+    Raises:
+        ConfigError: a pool is not complete, or there are fewer than two.
+    """
+
+    is_shared = True
+
+    def __init__(self, folder: Path):
+        folders = sorted(folder.glob("pool-*"))
+        if len(folders) < 2:
+            raise ConfigError.at("students", f"{folder} holds {len(folders)} pools; an interval needs at least two")
+        self._pools = [Pool.read(each) for each in folders]
+        self._shifts: dict[float, list[Floats]] = {}
+
+    def spread(self, share: float) -> float:
+        true = [pool.true_CMG[..., 0] for pool in self._pools]
+        return seed_luck([(true_CM.mean(axis=1), true_CM) for true_CM in true], share)
+
+    def deal(self, turn: int, setting: Setting, random: np.random.Generator) -> Dealt:
+        group = turn % len(self._pools)
+        pool = self._pools[group]
+        self._require_enough(pool, setting)
+        if setting.difference not in self._shifts:
+            self._shifts[setting.difference] = [each.lowered(setting.difference) for each in self._pools]
+        shift_CM = self._shifts[setting.difference][group]
+        number_T = random.permutation(pool.configurations)[: 2 * setting.trials]
+        run_TM = random.permuted(np.tile(np.arange(pool.runs), (len(number_T), 1)), axis=1)
+        run_TM = run_TM[:, : 1 + CHOOSE_SEEDS + setting.seeds]
+        patients = random.permutation(pool.patient_N.max() + 1)
+        validation, test = patients[: setting.patients], patients[setting.patients : 2 * setting.patients]
+        parts = [pool.images_of(each, setting.replicates) for each in (validation, test)]
+        treated, reference = slice(setting.trials), slice(setting.trials, None)
+        return Dealt(
+            RealArm(number_T[treated], run_TM[treated], 0 * shift_CM, parts),
+            RealArm(number_T[reference], run_TM[reference], shift_CM, parts),
+            parts[1].rarer,
+            group,
+        )
+
+    def _require_enough(self, pool: Pool, setting: Setting) -> None:
+        patients = int(pool.patient_N.max()) + 1
+        for key, wanted, most in (
+            ("trials", setting.trials, pool.configurations // 2),
+            ("seeds", setting.seeds, pool.runs - 1 - CHOOSE_SEEDS),
+            ("patients", setting.patients, patients // 2),
+        ):
+            if wanted > most:
+                raise ConfigError.at(key, f"the pools of real students suffice for {most}, and {wanted} are wanted")
 
 
 def main(words: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from mmpkd.scoring.replicates import Scored
 from mmpkd.scoring.stats import holm
 from sweep.storage.records import IMAGE_BLIND
-from sweep.verdict.inference import FIXED, LEVEL, NAN, Contrast, SearchLuck, SeedScores, contrast
+from sweep.verdict.inference import FIXED, LEVEL, NAN, Contrast, SearchLuck, SeedScores, contrast, overlap
 from sweep.verdict.power import Design, first_step, patients_needed, power, too_few_patients, too_little_power
 from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.training.phases import SHUFFLED, SMOOTHED
@@ -174,7 +174,8 @@ def judge(
     decisions = decide(primaries)
     answers = []
     for key, each in primaries.items():
-        answer = _answer(key, each, decisions[key], protocol, patients, exploratory, len(primaries))
+        sides = scores[key.treated][key.goal], scores[key.reference][key.goal]
+        answer = _answer(key, each, sides, decisions[key], protocol, patients, exploratory, len(primaries))
         below = _below_chance(key, protocol, exploratory)
         answers.append(replace(answer, reasons=(*answer.reasons, *below)))
     return Verdict(patients, scores, answers, exploratory)
@@ -183,13 +184,18 @@ def judge(
 def _answer(
     key: Key,
     of_key: Contrast,
+    sides: tuple[SeedScores, SeedScores],
     decision: Decision,
     protocol: Protocol,
     patients: Patients,
     exploratory: Mapping[Key, Contrast],
     primaries: int,
 ) -> Answer:
-    """Decides what may be said of one of several primary contrasts, without `_below_chance`."""
+    """Decides what may be said of one of several primary contrasts, without `_below_chance`.
+
+    Args:
+        sides: the scores that were compared.
+    """
     deciding = patients.deciding(key.goal, protocol.localisation)
     reasons = [too_few_patients(deciding)] if key.goal == protocol.goal else []
     chance = float("nan")
@@ -197,7 +203,18 @@ def _answer(
         return Answer(
             key, of_key, decision, "cannot tell", tuple(filter(None, [*reasons, of_key.reason])), chance, None
         )
-    design = Design.seen_in(of_key, patients.all, deciding, len(protocol.seeds), first_step(primaries))
+    treated, reference = map(SearchLuck, of_key.search_variance, of_key.search_degrees)
+    factor = overlap(protocol.folds) if protocol.folds else 1.0
+    design = Design.measured(
+        sides[:1],
+        sides[1:],
+        (treated, reference),
+        patients.all,
+        deciding,
+        len(protocol.seeds),
+        first_step(primaries),
+        factor,
+    )
     chance = power(protocol.smallest(key.goal), design)
     if reasons := [reason for reason in reasons if reason]:
         return Answer(key, of_key, decision, "cannot tell", tuple(reasons), chance, design)
