@@ -27,7 +27,7 @@ from mmpkd.vlm.training.targets import Targets, corrections, rounds_begin
 from mmpkd.vlm.training.teacher import CachedLogits, FittedVlmTeacher, fit_teacher
 from mmpkd.vlm.vocabulary import text_processor
 
-VERSION = 1  # must be raised when the same configuration would give other numbers
+VERSION = 2  # must be raised when the same configuration would give other numbers
 
 
 class VlmRun:

@@ -30,7 +30,7 @@ from mmpkd.vlm.training.losses import Logits
 from mmpkd.vlm.vocabulary import Processor
 
 TEACHERS = "teachers"  # folder of the cache
-VERSION = 1  # must be raised when the same configuration would give another teacher
+VERSION = 2  # must be raised when the same configuration would give another teacher
 
 
 @dataclass
