@@ -22,11 +22,12 @@ import torch
 
 from mmpkd import checkpoint, command, fit
 from mmpkd.build import announcements, build, check, needed, paths_of_params, single_steps
+from mmpkd.build import goals as goals_of
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, TrialConfig, dump_trial, load_trial
-from mmpkd.export import student_file
+from mmpkd.export import lookup, student_file
 from mmpkd.export.origin import origin_of
 from mmpkd.machine import recording
 from mmpkd.machine.checksums import fingerprint
@@ -40,6 +41,7 @@ from mmpkd.training import pretrain, stages
 from mmpkd.training.epoch import train_epoch
 from mmpkd.training.stages import Run
 from mmpkd.types import ConfigError, EpochReport, Mistake, SharedCache
+from mmpkd.vlm import student as vlm_student
 from mmpkd.vlm.config import VlmConfig
 from mmpkd.vlm.training.run import train as train_vlm
 
@@ -113,7 +115,10 @@ def train(
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
     if isinstance(config.student, VlmConfig):
-        return train_vlm(config, cache, folder, resume, report, store, complete, shared)
+        reports = train_vlm(config, cache, folder, resume, report, store, complete, shared)
+        if folder is not None:
+            vlm_student.describe(folder, config, store, reports[-1].metrics)
+        return reports
     fitted = fit_teachers(config, store, cache, shared)
     run = run_of(config, store, fitted, device)
     student, objectives, rows = run.student, run.objectives, run.rows
@@ -248,7 +253,7 @@ def main(words: Sequence[str]) -> None:
     def show(report: EpochReport) -> None:
         write_atomically(folder / "config.yaml", dump_trial(config))
         shown = [f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name]
-        for goal in USUAL_GOALS:
+        for goal in shown_goals:
             if goal in report.metrics:
                 error = report.metrics.get(f"{goal}_se")  # None: not computed; NaN: unknown
                 spread = "" if error is None else " ±?" if math.isnan(error) else f" ±{error:.4f}"
@@ -258,6 +263,7 @@ def main(words: Sequence[str]) -> None:
     if mistakes := check(config, facts(config.cohort)):
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
+    shown_goals = goals_of(store.facts)
     command.make_folder(folder)
     command.warn([*thread_warnings(config.threads), *announcements(config, store.facts)])
     command.warn([*single_steps(config, store.facts), *warnings_before_fitting(config, store)])
@@ -281,7 +287,8 @@ def main(words: Sequence[str]) -> None:
     if complete and partly:
         console.print(f"epochs {partly[0]} to {partly[-1]} were trained before scores=every and have the goals alone;")
         console.print("another out= trains and scores them again")
-    console.print(f"every epoch is in {metrics}; the student is in {folder / student_file.NAME}")
+    name = lookup.ANSWERING if isinstance(config.student, VlmConfig) else lookup.NAME
+    console.print(f"every epoch is in {metrics}; the student is in {folder / name}")
 
 
 if __name__ == "__main__":

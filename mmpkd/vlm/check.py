@@ -11,6 +11,7 @@ from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake
 from mmpkd.vlm import model
 from mmpkd.vlm.config import FAMILIES, VlmConfig, VlmTeacherConfig
+from mmpkd.vlm.scores import text
 from mmpkd.vlm.vocabulary import FolderTokens, Processor, folder_processor
 
 
@@ -21,6 +22,8 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
         remedy = "a cohort of questions has the reader med_grit, vqa or synthetic_vqa"
         return [Mistake("student.kind", f"a student of kind vlm answers questions, and the cohort has none; {remedy}")]
     mistakes = _unused(config)
+    if missing := text.missing_libraries():
+        mistakes.append(Mistake("student.kind", missing))
     if facts.external:
         mistakes.append(Mistake("cohort", "no sample is in part train, so there is nothing to learn from"))
     mistakes += [Mistake(f"student.{path}", problem) for path, problem in _check_model(config.student, facts)]
