@@ -278,7 +278,8 @@ def sentence(answer: Answer, verdict: Verdict, protocol: Protocol) -> str:
     goal, arm, reference = answer.key
     means = f"{verdict.scores[arm][goal].mean:.3f} against {verdict.scores[reference][goal].mean:.3f} of {reference}"
     each = answer.contrast
-    numbers, score = f"{means}: {each.difference:+.3f}", tested_name(goal)
+    numbers = f"{means}: {each.difference:+.3f}" if np.isfinite(each.difference) else "not all students have a score"
+    score = tested_name(goal)
     if not each.reason:
         p = answer.decision.adjusted_p
         numbers += f", {interval(each)}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'} (Holm)"
