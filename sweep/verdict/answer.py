@@ -17,7 +17,15 @@ from mmpkd.scoring.replicates import Scored
 from mmpkd.scoring.stats import holm
 from sweep.storage.records import IMAGE_BLIND
 from sweep.verdict.inference import FIXED, LEVEL, NAN, Contrast, SearchLuck, SeedScores, contrast
-from sweep.verdict.power import Design, first_step, patients_needed, power, too_few_patients, too_little_power
+from sweep.verdict.power import (
+    MIN_RARER,
+    Design,
+    first_step,
+    patients_needed,
+    power,
+    too_few_patients,
+    too_little_power,
+)
 from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.training.phases import SHUFFLED, SMOOTHED
 
@@ -191,7 +199,7 @@ def _answer(
 ) -> Answer:
     """Decides what may be said of one of several primary contrasts, without `_below_chance`."""
     deciding = patients.deciding(key.goal, protocol.localisation)
-    reasons = [too_few_patients(deciding)] if key.goal == protocol.goal else []
+    reasons = [too_few_patients(deciding) if key.goal == protocol.goal else _too_few_with_roi(deciding)]
     chance = float("nan")
     if of_key.reason:
         return Answer(
@@ -211,6 +219,16 @@ def _answer(
     is_refused = key.goal == protocol.localisation and any(is_required for _, is_required in doubts)
     lines = tuple(line for line, _ in doubts)
     return Answer(key, of_key, decision, "unexplained" if is_refused else "better", lines, chance, design)
+
+
+def _too_few_with_roi(patients: int) -> str:
+    """Returns why nothing can be told of a score of ROIs; empty if it can. With few patients, resamplings of them
+    hardly differ, so that the error is too small.
+    """
+    if patients >= MIN_RARER:
+        return ""
+    counted = f"{patients} {'patient has' if patients == 1 else 'patients have'}"
+    return f"Only {counted} a region; with fewer than {MIN_RARER} the uncertainty of a score is not known well enough."
 
 
 def _below_chance(key: Key, protocol: Protocol, exploratory: Mapping[Key, Contrast]) -> list[str]:
