@@ -263,7 +263,7 @@ def main(words: Sequence[str]) -> None:
     if mistakes := check(config, facts(config.cohort)):
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
-    shown_goals = goals_of(store.facts)
+    shown_goals = dict.fromkeys([*USUAL_GOALS, *goals_of(store.facts)])
     command.make_folder(folder)
     command.warn([*thread_warnings(config.threads), *announcements(config, store.facts)])
     command.warn([*single_steps(config, store.facts), *warnings_before_fitting(config, store)])
