@@ -41,7 +41,6 @@ from mmpkd.training import pretrain, stages
 from mmpkd.training.epoch import train_epoch
 from mmpkd.training.stages import Run
 from mmpkd.types import ConfigError, EpochReport, Mistake, SharedCache
-from mmpkd.vlm import student as vlm_student
 from mmpkd.vlm.config import VlmConfig
 from mmpkd.vlm.training.run import train as train_vlm
 
@@ -115,10 +114,7 @@ def train(
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
     if isinstance(config.student, VlmConfig):
-        reports = train_vlm(config, cache, folder, resume, report, store, complete, shared)
-        if folder is not None:
-            vlm_student.describe(folder, config, store, reports[-1].metrics)
-        return reports
+        return train_vlm(config, cache, folder, resume, report, store, complete, shared)
     fitted = fit_teachers(config, store, cache, shared)
     run = run_of(config, store, fitted, device)
     student, objectives, rows = run.student, run.objectives, run.rows
