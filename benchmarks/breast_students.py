@@ -21,7 +21,6 @@ FILE.runs and not run again by the same code.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -196,19 +195,13 @@ def tables(scores: Scores) -> Iterable[Table]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = campaign.arguments(__doc__)
     parser.add_argument("--root", type=Path, required=True, help="the published BrEaST folder")
-    parser.add_argument("--seeds", type=int, nargs="+", help="other seeds than the committed ones")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="shows that it runs: one epoch of two folds and seeds")
     options = parser.parse_args()
     design = QUICK if options.quick else Design()
-    if options.seeds:
-        design = replace(design, seeds=tuple(dict.fromkeys(options.seeds)))
-    if len(design.seeds) < 2:
-        parser.error("--seeds: a standard deviation needs at least two different ones")
+    seeds = campaign.seeds_of(parser, options.seeds, design.seeds, "a standard deviation")
+    design = replace(design, seeds=seeds)
     configs = design.configs(options.root)
     store = prepare(next(iter(configs.values())).cohort, options.cache)
     answers = {

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import multiprocessing
 import os
 import platform
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import sklearn
@@ -55,6 +57,43 @@ def run(
             if kept:
                 write(kept, done)
     return {key: done[address[key]] for key in configs}
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """The options that every campaign has; `doc` is the text of its help."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", help="other seeds than the committed ones")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--cache", type=Path, default=Path("cache"))
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser
+
+
+def seeds_of(
+    parser: argparse.ArgumentParser, chosen: Sequence[int] | None, committed: Sequence[int], what: str = "an interval"
+) -> tuple[int, ...]:
+    """The seeds of `--seeds` without repetitions, or the committed ones. Ends the command if there is only one."""
+    seeds = tuple(dict.fromkeys(chosen or committed))
+    if len(seeds) < 2:
+        parser.error(f"--seeds: {what} needs at least two different ones")
+    return seeds
+
+
+def conclude(path: Path | None, configs: Iterable[TrialConfig], figures: Mapping[str, Any], name: str) -> NoReturn:
+    """Writes the figures of a campaign, says which of its claims hold, and ends with status 1 if one fails.
+
+    Args:
+        figures: with `claims`, which says of each claim whether it holds.
+    """
+    claims = figures["claims"]
+    if path:
+        listed = [config.model_dump(mode="json") for config in configs]
+        content = {"command": sys.argv, "versions": versions(), "source": source_hash(), "configs": listed}
+        write(path, content | dict(figures))
+    for claim, holds in claims.items():
+        print("PASS" if holds else "FAIL", claim)
+    print("PASS" if all(claims.values()) else "FAIL", name)
+    sys.exit(not all(claims.values()))
 
 
 def source_hash() -> str:

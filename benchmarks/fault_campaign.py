@@ -109,7 +109,7 @@ def _follow(rig: Rig, kind: str, injection: Injection, at: float, limit: float) 
     newest = {line.number: line.epoch for line in rig.lines() if line.word == "ends"}
     if injection.kills or injection.cuts:
         # A trial that it disturbed may have begun while the fault was being done.
-        rig.watch.kills.append(as_kill(injection, time.time()))
+        rig.watch.kills.append(as_kill(kind, injection, at, time.time()))
     while time.time() < at + injection.seconds:
         rig.look_after(trouble=True)
         injection.keep()

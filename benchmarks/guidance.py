@@ -22,7 +22,6 @@ in the mean, since the guide sees nothing but the inferior image. Exit status 1 
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -35,7 +34,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks import campaign
-from benchmarks.campaign import source_hash, told, versions, write
+from benchmarks.campaign import told
 from mmpkd import checkpoint
 from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
@@ -114,28 +113,15 @@ def verdicts(scores: Scores) -> dict[str, bool]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="other seeds than the committed ones")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = campaign.arguments(__doc__)
     options = parser.parse_args()
-    seeds = tuple(dict.fromkeys(options.seeds))
-    if len(seeds) < 2:
-        parser.error("--seeds: an interval needs at least two different ones")
+    seeds = campaign.seeds_of(parser, options.seeds, SEEDS)
     configs = {(arm, seed): config_of(arm, seed) for seed in seeds for arm in VARIANTS}
     done = campaign.run(configs, one, options.workers, options.cache)
     scores: Scores = {arm: {seed: done[arm, seed] for seed in seeds} for arm in VARIANTS}
     Console(width=160).print(table(scores))
-    claims = verdicts(scores)
-    if options.json:
-        configs_told = [config.model_dump(mode="json") for config in configs.values()]
-        content = {"command": sys.argv, "versions": versions(), "source": source_hash(), "configs": configs_told}
-        write(options.json, content | {"scores": scores, "claims": claims})
-    for claim, holds in claims.items():
-        print("PASS" if holds else "FAIL", claim)
-    print("PASS" if all(claims.values()) else "FAIL", f"guidance, {len(seeds)} seeds")
-    sys.exit(not all(claims.values()))
+    figures = {"scores": scores, "claims": verdicts(scores)}
+    campaign.conclude(options.json, configs.values(), figures, f"guidance, {len(seeds)} seeds")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ With --json, finished runs are kept in FILE.runs and not run again by the same c
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +42,7 @@ from scipy.stats import ttest_1samp
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 
 from benchmarks import campaign
-from benchmarks.campaign import source_hash, told, versions, write
+from benchmarks.campaign import told
 from benchmarks.repertoire import FAINT, FLIPS, NETWORK, ROWS, SMOOTHING
 from mmpkd.config import TrialConfig
 from mmpkd.scoring.stats import Interval, holm, paired_interval
@@ -220,34 +219,21 @@ def tables(scores: Scores) -> Iterable[Table]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", help="other seeds than the committed ones")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = campaign.arguments(__doc__)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--quick", action="store_true", help="the reduced form: three of the tuning seeds, ten epochs")
     form.add_argument("--all", action="store_true", help="every objective and every kind of teacher, half an hour")
     options = parser.parse_args()
     design = QUICK if options.quick else Design(SEEDS_OF_ALL, arms=tuple(ALL)) if options.all else Design()
-    if options.seeds:
-        design = replace(design, seeds=tuple(options.seeds))
-    if len(set(design.seeds)) < 2:
-        parser.error("--seeds: an interval needs at least two different ones")
+    design = replace(design, seeds=campaign.seeds_of(parser, options.seeds, design.seeds))
     kept = options.json and options.json.with_name(f"{options.json.name}.runs")
     scores = run(design, options.workers, options.cache, kept)
     console = Console(width=200 if options.all else 120)
     for table in [table_of_all(scores)] if options.all else tables(scores):
         console.print(table)
     claims = verdicts_of_all(scores) if options.all else verdicts(scores)
-    if options.json:
-        design_told = {"seeds": design.seeds, "configs": [c.model_dump(mode="json") for c in design.configs().values()]}
-        content = {"command": sys.argv, "versions": versions(), "source": source_hash(), **design_told}
-        write(options.json, content | {"scores": scores, "claims": claims})
-    for claim, holds in claims.items():
-        print("PASS" if holds else "FAIL", claim)
-    print("PASS" if all(claims.values()) else "FAIL", f"known answer, {len(design.seeds)} seeds")
-    sys.exit(not all(claims.values()))
+    figures = {"seeds": design.seeds, "scores": scores, "claims": claims}
+    campaign.conclude(options.json, design.configs().values(), figures, f"known answer, {len(design.seeds)} seeds")
 
 
 if __name__ == "__main__":

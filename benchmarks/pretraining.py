@@ -17,7 +17,6 @@ Claim: several minus scratch is above zero in AUROC (95 % t interval over seeds)
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks import campaign
-from benchmarks.campaign import source_hash, told, versions, write
+from benchmarks.campaign import told
 from mmpkd.config import TrialConfig
 from mmpkd.scoring.stats import Interval, paired_interval
 from mmpkd.train import train
@@ -86,15 +85,9 @@ def tables(scores: Scores) -> tuple[Table, Table]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="other seeds than the committed ones")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = campaign.arguments(__doc__)
     options = parser.parse_args()
-    seeds = tuple(dict.fromkeys(options.seeds))
-    if len(seeds) < 2:
-        parser.error("--seeds: an interval needs at least two different ones")
+    seeds = campaign.seeds_of(parser, options.seeds, SEEDS)
     configs = {(arm, seed): config_of(arm, seed) for seed in seeds for arm in ARMS}
     kept = options.json and options.json.with_name(f"{options.json.name}.runs")
     done = campaign.run(configs, one, options.workers, options.cache, kept)
@@ -103,13 +96,8 @@ def main() -> None:
         Console(width=100).print(table)
     gain = difference(scores, "val/auroc", "several", "scratch")
     claims = {f"val/auroc: several minus scratch {told(gain)} is above zero": gain.low > 0}
-    if options.json:
-        listed = [config.model_dump(mode="json") for config in configs.values()]
-        content = {"command": sys.argv, "versions": versions(), "source": source_hash(), "configs": listed}
-        write(options.json, content | {"scores": scores, "claims": claims})
-    for claim, holds in claims.items():
-        print("PASS" if holds else "FAIL", claim)
-    sys.exit(not all(claims.values()))
+    figures = {"scores": scores, "claims": claims}
+    campaign.conclude(options.json, configs.values(), figures, f"pre-training, {len(seeds)} seeds")
 
 
 if __name__ == "__main__":

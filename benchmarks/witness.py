@@ -2,6 +2,7 @@
 
 A worker that writes down every epoch as it begins and ends (`logged`), an observer of the checkpoint
 folders and of the killed drivers' processes (`Watch`), and what must be true of what they saw (`faults`).
+What follows from the log alone is in `attempts.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from benchmarks.attempts import Kill, Line, losses_of, unexplained_cuts
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport
 from sweep.storage.layout import SweepFolder
@@ -25,17 +26,7 @@ from sweep.types import PlacedJob
 from sweep.workers.worker import TrainingFunctions
 
 LOG: Final = "trained.log"  # appended to by workers only
-PATIENCE: Final = 30.0  # seconds after a kill by which every process of the driver must have gone
 WRITE_SECONDS: Final = 1.0  # in which a small checkpoint is on disk, also on a busy machine
-
-
-class Line(NamedTuple):
-    time: float
-    word: str  # found: the last epoch in any earlier attempt's checkpoint; begins, ends: an epoch
-    number: int
-    attempt: int
-    epoch: int
-    pid: int
 
 
 def logged(training: TrainingFunctions, witness: Path | None = None) -> TrainingFunctions:
@@ -94,18 +85,6 @@ def told(folder: Path) -> Counter[str]:
 
 
 # --- what is watched while it happens ---
-
-
-@dataclass
-class Kill:
-    new_epochs: int  # that the driver had told since its start
-    waited: float  # seconds since it was due
-    done: int  # trials finished at that moment
-    in_flight: tuple[int, ...]  # numbers of the trials that a worker had begun and that were not finished
-    at: float  # time.time()
-    family: dict[int, str] = field(default_factory=dict)  # pid -> command, of those still alive
-    gone_after: float = 0.0  # seconds until the last of them was seen no more
-    allowed: float = PATIENCE  # seconds within which they must have gone
 
 
 class Watch:
@@ -176,65 +155,6 @@ def _alive(pid: int) -> bool:
 # --- what must be true of it ---
 
 
-def extra_epochs(lines: Sequence[Line]) -> Counter[int]:
-    """How often an epoch was begun that had been begun before, by trial."""
-    begun = Counter((line.number, line.epoch) for line in lines if line.word == "begins")
-    again: Counter[int] = Counter()
-    for (number, _), times in begun.items():
-        again[number] += times - 1
-    return +again
-
-
-def attempts_of(lines: Sequence[Line]) -> dict[int, list[list[Line]]]:
-    """The lines of each attempt at each trial, by the trial's number."""
-    attempts: dict[int, dict[int, list[Line]]] = defaultdict(lambda: defaultdict(list))
-    for line in sorted(lines):
-        attempts[line.number][line.attempt].append(line)
-    return {number: [own[attempt] for attempt in sorted(own)] for number, own in attempts.items()}
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Epochs that had ended in one attempt and that its successor had to train again.
-
-    Attributes:
-        first, last: when the first of these epochs and the last one ended, as `time.time()`.
-        longest: seconds of the longest epoch of the attempt, with the time until the next one began.
-    """
-
-    number: int
-    attempt: int
-    epochs: int
-    first: float
-    last: float
-    longest: float
-
-    @property
-    def seconds(self) -> float:
-        return self.last - self.first
-
-    def seconds_within(self, intervals: Sequence[tuple[float, float]]) -> float:
-        """Returns how many of its seconds lie in any of the intervals."""
-        seconds, counted = 0.0, self.first
-        for begin, end in sorted(intervals):
-            seconds += max(0.0, min(end, self.last) - max(begin, counted))
-            counted = max(end, counted)
-        return seconds
-
-
-def losses_of(lines: Sequence[Line]) -> list[Loss]:
-    losses = []
-    for number, attempts in attempts_of(lines).items():
-        for before, after in pairwise(attempts):
-            ends = [line for line in before if line.word == "ends"]
-            lost = [line.time for line in ends if line.epoch > after[0].epoch]
-            if lost:
-                times = [before[0].time, *(line.time for line in ends)]
-                longest = max(later - earlier for earlier, later in pairwise(times))
-                losses.append(Loss(number, before[0].attempt, len(lost), min(lost), max(lost), longest))
-    return losses
-
-
 def faults(
     folder: Path,
     lines: Sequence[Line],
@@ -259,7 +179,6 @@ def faults(
     wrong = []
     told = Counter((one["number"], one["epoch"]) for one in events_of(folder) if one["event"] == "epoch")
     wrong += [f"trial {number}: epoch {epoch} was told {n} times" for (number, epoch), n in told.items() if n > 1]
-    opened_at = {one["number"]: one["time"] for one in events_of(folder) if one["event"] == "start"}
     ended_at = {one["number"]: one["time"] for one in events_of(folder) if one["event"] == "end"}
     by_trial: dict[int, list[Line]] = defaultdict(list)
     for line in sorted(lines):
@@ -275,19 +194,14 @@ def faults(
             if line.time > ended_at.get(number, float("inf"))
         ]
         wrong += _faults_of_attempts(number, own, copied or number in damaged)
-    lost: Counter[int] = Counter()
     for loss in losses_of(lines):
-        lost[loss.number] += loss.epochs
         if loss.number in damaged:
             continue
         # The first end of an epoch after `checkpoint_seconds` is saved, and others end while that is written.
         allowed = checkpoint_seconds + loss.longest + WRITE_SECONDS + loss.seconds_within(without_copies)
         if checkpoint_seconds == 0 or loss.seconds > allowed:
             wrong.append(f"trial {loss.number}: {loss.epochs} epochs over {loss.seconds:.1f} s were lost")
-    for number, extra in extra_epochs(lines).items():
-        most = sum(opened_at[number] < kill.at < ended_at.get(number, float("inf")) for kill in kills)
-        if extra - lost[number] > most:
-            wrong.append(f"trial {number}: {extra - lost[number]} unfinished epochs begun twice in {most} kills")
+    wrong += unexplained_cuts(lines, kills)
     return wrong
 
 

@@ -51,10 +51,12 @@ def announcements(config: TrialConfig, facts: Facts) -> list[str]:
 
 def single_steps(config: TrialConfig, facts: Facts) -> list[str]:
     """Warns if a batch holds the whole cohort, so that each epoch is a single step."""
-    size, count = config.optimizer.batch_size, facts.num_samples
+    size, count, what = config.optimizer.batch_size, facts.num_samples, "samples"
+    if facts.questions is not None:
+        count, what = facts.questions.num_items, "questions"
     if size < count:
         return []
-    problem = f"optimizer.batch_size={size} holds all {count} samples of the cohort, so that an epoch is a single step"
+    problem = f"optimizer.batch_size={size} holds all {count} {what} of the cohort, so that an epoch is a single step"
     return [f"{problem} and {config.epochs} epochs are {config.epochs} steps; choose a smaller batch"]
 
 

@@ -13,12 +13,22 @@ from numpy.typing import NDArray
 
 from mmpkd import command
 from mmpkd.cohort import splits
+from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, validate
+from mmpkd.export.lookup import find, is_answering
 from mmpkd.export.student_file import Exported, read, tempered
 from mmpkd.machine.files import overridden, read_yaml
+from mmpkd.prediction.answer_scores import (
+    CHOSEN_HERE,
+    NO_INTERVAL,
+    NO_YARDSTICKS,
+    UNDEFINED,
+    evaluate_answers,
+    refuse_unfit,
+)
 from mmpkd.prediction.evaluation_tables import FITTED_HERE, print_tables, write_tables
 from mmpkd.prediction.other_cohort import Home, prepared, refuse_seen
 from mmpkd.scoring import classify, subgroups
@@ -27,6 +37,9 @@ from mmpkd.scoring.patients import by_patient
 from mmpkd.scoring.subgroups import REPLICATES, ClassWeights, Predictions, aligned, by_group, by_label, by_region
 from mmpkd.scoring.validation import Evaluator, Labels
 from mmpkd.types import ConfigError, Mistake
+from mmpkd.vlm import student as vlm_student
+from mmpkd.vlm.scores import text
+from mmpkd.vlm.student import VlmStudent
 
 PARTS = ("all", "train", "val", "test")
 HELP = """\
@@ -34,9 +47,11 @@ usage: python -m mmpkd.evaluate model=FILE config=FILE [key=value ...]
 
 Scores an exported student on a cohort: classification and localisation, overall
 and by group of patients. Prints tables, and writes them to a folder with the
-scores of every image.
+scores of every image. A student that answers (vlm.safetensors) is scored on a
+cohort of questions, by task, beside answers that see no image.
 
-  model=FILE      student.safetensors of mmpkd.train, or a folder that holds one
+  model=FILE      student.safetensors or vlm.safetensors of mmpkd.train, or a
+                  folder that holds one
   config=FILE     a configuration or a search space, whose cohort is read
   cohort.KEY=..   any leaf of a cohort, as for mmpkd.cohort; instead of config=
                   cohort.reader=NAME cohort.root=DIR, except for a table
@@ -49,8 +64,9 @@ scores of every image.
   out=DIR         the parent of the folder [runs/evaluate]
   cache=DIR       the folder of stores [cache]
 
-Of the student's own cohort only the validation part is scored, on which its
-thresholds were chosen. Intervals cover 95 %. docs/commands.md has the details.
+groups, class_weights, within and roi are for students that classify. Of the
+student's own cohort only the validation part is scored, on which it was chosen
+and its thresholds were. Intervals cover 95 %. docs/commands.md has the details.
 
 examples
   python -m mmpkd.evaluate model=runs/train/best-0123 config=other.yaml
@@ -80,7 +96,15 @@ def main(words: Sequence[str]) -> None:
             mistakes.append(Mistake(key, f"wanted {' or '.join(filter(None, allowed))}, got {own[key]!r}"))
     if mistakes:
         raise ConfigError(mistakes)
-    exported = read(Path(own["model"]))
+    file = find(Path(own["model"]))
+    answers = is_answering(file)
+    if answers:
+        text.require_libraries()
+        unused = [key for key in ("groups", "class_weights", "within", "roi") if own[key] != defaults[key]]
+        if unused:
+            problem = "has no effect for a student that answers; leave it out"
+            raise ConfigError([Mistake(key, problem) for key in unused])
+    exported = vlm_student.read(file) if answers else read(file)
     stated = {word.partition("=")[0] for word in overrides}  # only on the command line: a file may serve other purposes
     wanted_size, size = content["cohort"].get("image_size"), exported.card.image_size
     if wanted_size not in (None, size) and "cohort.image_size" in stated:
@@ -88,6 +112,7 @@ def main(words: Sequence[str]) -> None:
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
     home = Home.of_student(exported, cache)
     store = prepared(home, config, lambda depth: prepare(config, cache, depth, folds=False), stated)
+    refuse_other_kind(exported, store.facts)
     is_own = home.is_same(store)
     for key in ("within", "roi"):
         if own[key] != defaults[key] and not store.facts.roi_labels:
@@ -96,23 +121,28 @@ def main(words: Sequence[str]) -> None:
     part = own["part"] or ("val" if is_own else "all")
     stated_fold = config.fold if "fold" in config.model_fields_set else None
     fold = fold_of(store, home, exported.card.fold, stated_fold, part, "cohort.fold" in stated)
-    notes = [FITTED_HERE] if is_own else refuse_seen(home, store, config)
+    notes = [CHOSEN_HERE if answers else FITTED_HERE] if is_own else refuse_seen(home, store, config)
     rows = rows_to_score(store, home, exported.card.fold, own["part"], fold or 0)
-    columns = groupings(store, own["groups"].split(",") if own["groups"] else None)
+    columns = [] if answers else groupings(store, own["groups"].split(",") if own["groups"] else None)
     weights = cast(ClassWeights, own["class_weights"])
     regions = {"within": own["within"], "roi": own["roi"]}
-    tables = evaluate(exported, store, rows, weights, regions, columns)
+    if isinstance(exported, VlmStudent):
+        notes += [] if home.store else [NO_YARDSTICKS]
+        tables = evaluate_answers(exported, store, rows, home.store)
+    else:
+        tables = evaluate(exported, store, rows, weights, regions, columns)
     part_name = part if not fold else f"{part}-fold{fold}"
     folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{part_name}"
     record: dict[str, Any] = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint}
-    record |= {"part": part, "fold": fold, "samples": len(rows), "replicates": REPLICATES}
+    record |= {"part": part, "fold": fold, "samples": len(rows)} | ({} if answers else {"replicates": REPLICATES})
     record |= {"fitted_on_these_patients": is_own, "notes": notes}
     with command.written_to(folder):
         write_tables(folder, tables, record)
     which = f"{store.manifest['reader']}, part {part}" + (f", fold {fold}" if fold is not None else "")
     title = f"{which}: {len(rows)} samples of {len(np.unique(store.patient_N[rows]))} patients"
-    print_tables(tables, title, regions, notes)
-    command.warn(subgroups.few_patients(home.tasks, home.channels, store, rows))
+    print_tables(tables, title, regions, notes, *((NO_INTERVAL, UNDEFINED) if answers else ()))
+    if not answers:
+        command.warn(subgroups.few_patients(home.tasks, home.channels, store, rows))
     compared = set(tables["groups"]["column"]) if "groups" in tables else set()
     lines = [reason_not_compared(name) for name in columns if name not in compared]
     lines += fold_notes(store, [name for name in columns if name in compared])
@@ -121,6 +151,23 @@ def main(words: Sequence[str]) -> None:
         files = ", ".join(f"{name}.csv" for name, table in tables.items() if {"sample", "patient"} & set(table))
         lines.append(f"{files} hold names of files and patients of a credentialed cohort; do not share them")
     command.plain_console().print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def refuse_other_kind(exported: Exported | VlmStudent, facts: Facts) -> None:
+    """Checks that a student and a cohort are of the same kind: labels, or questions.
+
+    Raises:
+        ConfigError: they are not, or the cohort lacks what a student that answers reads.
+    """
+    if isinstance(exported, VlmStudent):
+        if facts.questions is None:
+            problem = "has no questions, and the student answers questions"
+            advice = "name a cohort with the reader vqa, med_grit or synthetic_vqa, or a student that classifies"
+            raise ConfigError.at("cohort", f"{problem}; {advice}")
+        refuse_unfit(exported, facts)
+    elif facts.questions is not None:
+        problem = "holds questions, and the student classifies; name a cohort with labels, or a student that answers"
+        raise ConfigError.at("cohort", f"{problem} (vlm.safetensors)")
 
 
 def fold_of(store: Store, home: Home, own_fold: int, stated: int | None, part: str, by_word: bool) -> int | None:

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from mmpkd import command
-from mmpkd.cohort.decode import measure_appearance, to_8_bit, to_stored_square
 from mmpkd.cohort.facts import BadSample
-from mmpkd.export import student_file
-from mmpkd.export.usage import label_names
-from mmpkd.frames import Letterbox
+from mmpkd.export import lookup
 from mmpkd.machine.errors import machine_fault
 from mmpkd.machine.new_folder import new_folder, refuse_taken
-from mmpkd.prediction.files import TABLE, called, cells, headings, open_table, save_pictures, write_patients
-from mmpkd.prediction.input_images import input_images, read_input_image, spacing_of, warnings_in_words, warnings_of
-from mmpkd.scoring import overlays
+from mmpkd.prediction import asked
+from mmpkd.prediction.answering import UNKNOWN_WORDS, Answerer
+from mmpkd.prediction.classifying import Predictor as Predictor
+from mmpkd.prediction.files import TABLE, cells, headings, open_table, save_pictures, write_patients
+from mmpkd.prediction.input_images import input_images, warnings_in_words
 from mmpkd.scoring.overlays import file_names, picture_names
 from mmpkd.scoring.patients import patients_of
-from mmpkd.scoring.saliency import MAPS
 from mmpkd.types import CohortError, ConfigError, Mistake
 
 HELP = """\
@@ -35,16 +28,21 @@ usage: python -m mmpkd.predict model=FILE images=FILE|FOLDER [key=value ...]
 
 Applies an exported student to images. It reads the images and nothing else: no
 table, no report, no second scan. The images should have the form of the
-training images: the same kind, bit depth and orientation.
+training images: the same kind, bit depth and orientation. A student that
+answers (vlm.safetensors) is asked a question about them.
 
-  model=FILE      student.safetensors of mmpkd.train, or a folder that holds one
+  model=FILE      student.safetensors or vlm.safetensors of mmpkd.train, or a
+                  folder that holds one
   images=PATH     an image (docs/formats.md), or a folder that is searched with
                   all its subfolders; of a NIfTI volume, the slices that the
                   student was trained on
   pattern=GLOB    of a folder, only files whose names match, e.g. 'case???.png';
                   a pattern with / is compared with the path below the folder
-  out=DIR         the new folder for predictions.csv and overlays/
-                  [runs/predict]
+  question=TEXT   a student that answers: the question, asked about every image
+  questions=FILE  the same: a table or JSONL file with the columns image (its
+                  path below images=) and question
+  out=DIR         the new folder for predictions.csv or answers.csv, and
+                  overlays/ [runs/predict]
   overlays=false  writes no pictures [true]
   table=FILE      a CSV with the columns image (as in predictions.csv) and
                   patient; aggregates the images of a patient
@@ -65,108 +63,23 @@ its pixels (DICOM, NIfTI).
 With table=FILE, predictions_by_patient.csv has a row a patient: the mean
 probability over the patient's images and the decision from it; the thresholds
 were chosen on single images.
+answers.csv has a row a question: answer, its boxes in pixels (left top right
+bottom), and a margin from 0 to 1 (how clearly its words led). Boxes in texts
+are <box>(left,top),(right,bottom)</box>, from 0 to 1000 along each side of the
+image. Pictures show the boxes of the answer (solid) and the question (dashed).
 
 examples
   python -m mmpkd.predict model=runs/demo/picked/12 images=scans
   python -m mmpkd.predict model=student.safetensors images=scan.png out=DIR
+  python -m mmpkd.predict model=runs/vqa_demo/picked/3 images=scan.png \\
+    question="where is the lesion?"
   from Python:
     from mmpkd.predict import Predictor
     model = Predictor("runs/demo/picked/12")
     print(model("scan.png").probabilities)
 """
 OVERLAYS = "overlays"  # the folder of the pictures
-NAMED = 3  # labels of a task that the text below an overlay names
 SHOWN = 20  # files that are named if none can be read
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction of a student for one image.
-
-    probabilities: calibrated probabilities by `task/label`.
-    called: decision by task: the likeliest class or, for a multi-label task, all labels above their thresholds.
-    map_Rhw: saliency on the patch grid; one map for all tasks, or one per task.
-    image: the image at its own size, 8 bits, H x W or H x W x 3.
-    warnings: keys of `mmpkd.prediction.input_images.WARNINGS` that apply to the image.
-    spacing: distance of neighbouring columns of the image in millimetres; None if its file does not state it.
-    """
-
-    probabilities: dict[str, float]
-    called: dict[str, tuple[str, ...]]
-    map_Rhw: NDArray[np.float32]
-    image: NDArray[np.uint8]
-    letterbox: Letterbox
-    warnings: tuple[str, ...] = ()
-    spacing: float | None = None
-
-    def overlays(self) -> list[Image.Image]:
-        """Returns the overlay of each map, see `mmpkd.scoring.overlays.overlay`."""
-        return [overlays.overlay(self.image, self.letterbox.original_map(map_hw)) for map_hw in self.map_Rhw]
-
-    def pictures(self, lines: Sequence[str]) -> list[Image.Image]:
-        """Returns for each map the image beside its overlay, see `mmpkd.scoring.overlays.beside`.
-
-        `lines` has a line for each task. A picture has all of them, or that of its task if each task has a map.
-        """
-        notes = [f"warning: {'; '.join(self.warnings)}"] if self.warnings else []
-        texts = [[line, *notes] for line in lines] if len(self.map_Rhw) > 1 else [[*lines, *notes]]
-        pairs = zip(self.overlays(), texts, strict=True)
-        return [overlays.beside(self.image, overlaid, text, self.spacing) for overlaid, text in pairs]
-
-
-class Predictor:
-    """An exported student that is ready for images.
-
-    Raises:
-        ConfigError: the path holds no exported student.
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        exported = student_file.read(Path(path))
-        self.student, self.card, self.origin = exported.student, exported.card, exported.origin
-        self._probabilities = exported.probabilities
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.student.to(self.device)
-        self.names = label_names(self.card)
-
-    def __call__(self, image: Path | str) -> Prediction:
-        """Returns the prediction for the image in a file.
-
-        Raises:
-            BadSample: the file cannot be read; it has another bit depth than the training images; or it is a volume
-                and the student was not trained on volumes.
-        """
-        path, card = Path(image), self.card
-        raw = read_input_image(path, card)
-        look = measure_appearance(raw, card.depth)
-        pixels_CHW = to_stored_square(raw, card.image_size, card.channels, card.depth)
-        pixels_BCHW = torch.from_numpy(pixels_CHW).to(self.device)[None].float() / 255
-        columns = [tuple(range(task.columns.start, task.columns.stop)) for task in card.tasks]
-        logits_BK, map_BRhw = MAPS[card.map]()(self.student, pixels_BCHW, columns)
-        probability_K = self._probabilities(logits_BK.float().cpu().numpy())[0]
-        probabilities = dict(zip(self.names, probability_K.tolist(), strict=True))
-        letterbox = Letterbox(raw.shape[0], raw.shape[1], card.image_size)
-        return Prediction(
-            probabilities,
-            called(card, probabilities),
-            map_BRhw[0].float().cpu().numpy(),
-            to_8_bit(raw, card.depth),
-            letterbox,
-            warnings_of(raw, path.name, card, self.origin, look),
-            spacing_of(path),
-        )
-
-    def lines(self, prediction: Prediction) -> list[str]:
-        """Returns a line for each task: its likeliest labels with their probabilities, and the decision."""
-        lines = []
-        for task in self.card.tasks:
-            probability = {name: prediction.probabilities[f"{task.name}/{name}"] for name in task.logit_names}
-            likeliest = sorted(probability, key=lambda name: -probability[name])
-            shown = ", ".join(f"{name} {probability[name]:.3f}" for name in likeliest[:NAMED])
-            more = f", and {len(likeliest) - NAMED} less likely" if len(likeliest) > NAMED else ""
-            decision = ", ".join(prediction.called[task.name]) or "none"
-            lines.append(f"{task.name}: {shown}{more}; decision: {decision}")
-        return lines
 
 
 def main(words: Sequence[str]) -> None:
@@ -175,12 +88,16 @@ def main(words: Sequence[str]) -> None:
         print(HELP, end="")
         return
     defaults = {"model": "", "images": "", "pattern": "", "out": "runs/predict", "overlays": "true", "table": ""}
+    defaults |= {"question": "", "questions": ""}
     own, others = command.own_words(words, defaults)
     mistakes = command.unknown_words(others, own)
     mistakes += [Mistake(key, f"missing: write {key}=...; see --help") for key in ("model", "images") if not own[key]]
     if own["overlays"] not in ("true", "false"):
         mistakes.append(Mistake("overlays", f"true or false, got {own['overlays']!r}"))
     if mistakes:
+        raise ConfigError(mistakes)
+    file = lookup.find(Path(own["model"]))
+    if mistakes := asked.of_other_kind(own, lookup.is_answering(file), words):
         raise ConfigError(mistakes)
     root, out = Path(own["images"]), command.named_folder(own["out"])
     again = ["python", "-m", "mmpkd.predict", *words]
@@ -191,9 +108,25 @@ def main(words: Sequence[str]) -> None:
     if out.resolve().is_relative_to(root.resolve()) or root.resolve().is_relative_to(out.resolve()):
         problem = f"{out} and the images are inside one another, so that overlays would be read as images"
         raise ConfigError.at("out", f"{problem}; choose another folder")
-    model, console = Predictor(own["model"]), command.plain_console(stderr=True, soft_wrap=True)
-    with new_folder(out, again) as folder:
-        bad, warned = _predict(model, name_of, patients, folder, own["overlays"] == "true", console)
+    console = command.plain_console(stderr=True, soft_wrap=True)
+    is_drawn = own["overlays"] == "true"
+    if lookup.is_answering(file):
+        questions, answerer = asked.asked(own["question"], own["questions"], [*name_of.values()]), Answerer(file)
+        with new_folder(out, again) as folder:
+            outcome = asked.answer_all(
+                answerer, name_of, questions, folder, folder / OVERLAYS if is_drawn else None, console
+            )
+        bad, warned, table = outcome.bad, outcome.warned, asked.TABLE
+        counted_results = f"{outcome.num_answers} answer{'s' * (outcome.num_answers > 1)}"
+        if num_unknown := outcome.num_unknown:
+            command.warn([f"{num_unknown} of {outcome.num_answers} questions hold {UNKNOWN_WORDS}"])
+        for line in outcome.lines:
+            print(line)
+    else:
+        model = Predictor(file)
+        with new_folder(out, again) as folder:
+            bad, warned = _predict(model, name_of, patients, folder, is_drawn, console)
+        table, counted_results = TABLE, f"{len(files) - len(bad)} images"
     if skipped:
         kinds = ", ".join(sorted({path.suffix.lower() or path.name for path in skipped}))
         counted = f"{len(skipped)} file{'s' * (len(skipped) > 1)}"
@@ -201,8 +134,8 @@ def main(words: Sequence[str]) -> None:
     command.warn(warnings_in_words(warned, Path() if root.is_file() else root, [*name_of.values()]))
     for line in bad:
         console.print(f"left out: {line}", highlight=False)
-    pictures = f", overlays: {out / OVERLAYS}" if own["overlays"] == "true" else ""
-    print(f"{len(files) - len(bad)} images: {out / TABLE}{pictures}")
+    pictures = f", overlays: {out / OVERLAYS}" if is_drawn else ""
+    print(f"{counted_results}: {out / table}{pictures}")
     if bad:
         sys.exit(1)
 

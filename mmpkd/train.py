@@ -22,11 +22,12 @@ import torch
 
 from mmpkd import checkpoint, command, fit
 from mmpkd.build import announcements, build, check, needed, paths_of_params, single_steps
+from mmpkd.build import goals as goals_of
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, TrialConfig, dump_trial, load_trial
-from mmpkd.export import student_file
+from mmpkd.export import lookup, student_file
 from mmpkd.export.origin import origin_of
 from mmpkd.machine import recording
 from mmpkd.machine.checksums import fingerprint
@@ -248,7 +249,7 @@ def main(words: Sequence[str]) -> None:
     def show(report: EpochReport) -> None:
         write_atomically(folder / "config.yaml", dump_trial(config))
         shown = [f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name]
-        for goal in USUAL_GOALS:
+        for goal in shown_goals:
             if goal in report.metrics:
                 error = report.metrics.get(f"{goal}_se")  # None: not computed; NaN: unknown
                 spread = "" if error is None else " ±?" if math.isnan(error) else f" ±{error:.4f}"
@@ -258,6 +259,7 @@ def main(words: Sequence[str]) -> None:
     if mistakes := check(config, facts(config.cohort)):
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
+    shown_goals = dict.fromkeys([*USUAL_GOALS, *goals_of(store.facts)])
     command.make_folder(folder)
     command.warn([*thread_warnings(config.threads), *announcements(config, store.facts)])
     command.warn([*single_steps(config, store.facts), *warnings_before_fitting(config, store)])
@@ -281,7 +283,8 @@ def main(words: Sequence[str]) -> None:
     if complete and partly:
         console.print(f"epochs {partly[0]} to {partly[-1]} were trained before scores=every and have the goals alone;")
         console.print("another out= trains and scores them again")
-    console.print(f"every epoch is in {metrics}; the student is in {folder / student_file.NAME}")
+    name = lookup.ANSWERING if isinstance(config.student, VlmConfig) else lookup.NAME
+    console.print(f"every epoch is in {metrics}; the student is in {folder / name}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ Shape legend, used in every name that ends in capitals:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -41,6 +42,29 @@ class Strict(BaseModel):
             if getattr(self, name) == type(self).model_fields[name].default:
                 content.pop(name, None)
         return content
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """Returns the content, as pydantic does."""
+        with _interrupts():
+            return super().model_dump(**options)
+
+    def model_dump_json(self, **options: Any) -> str:
+        """Returns the content as JSON, as pydantic does."""
+        with _interrupts():
+            return super().model_dump_json(**options)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """A context manager. A signal that arrives in `Strict._without_later` stays a KeyboardInterrupt, which pydantic
+    wraps in an error of its own.
+    """
+    try:
+        yield
+    except ValueError as error:  # pydantic's error of a serialization is one
+        if ": KeyboardInterrupt" not in str(error):  # of nested configurations it keeps the name only
+            raise
+        raise KeyboardInterrupt from None
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,12 @@ from mmpkd.types import UserError
 from sweep.storage.events import Spool, SweepSummarized, TrialFilesWritten
 from sweep.storage.layout import OVERLAYS, STUDENT
 from sweep.students import read_student_of
-from sweep.transfer.addresses import Place
-from sweep.transfer.attempts import kept_student
+from sweep.transfer.attempts import Kept, kept_student
 
 
 def spool_files(spool: Spool, numbers: Iterable[int], store: Path, fold: int) -> list[str]:
     """Records in the spool the student and the overlays of each of these trials that keeps its student, unless an
-    earlier driver has recorded them. Writes overlays that are missing.
+    earlier driver has recorded them. Writes overlays that are missing; a student that answers has none.
 
     Args:
         store: the prepared cohort, which must not be credentialed.
@@ -38,22 +37,24 @@ def spool_files(spool: Spool, numbers: Iterable[int], store: Path, fold: int) ->
             recorded = {number: paths for number, paths in recorded.items() if str(number) in event.marks}
     for number in numbers:
         try:
-            attempt = kept_student(folder, number)
-            if attempt is None:
+            kept = kept_student(folder, number)
+            if kept is None:
                 continue
-            if not (overlays := attempt.child(OVERLAYS)).exists():
-                overlays.write_bytes(_overlays(attempt, store, fold))
+            has_map = kept.name == STUDENT
+            if has_map and not (overlays := kept.attempt.child(OVERLAYS)).exists():
+                overlays.write_bytes(_overlays(kept, store, fold))
         except (OSError, UserError) as error:  # a damaged student must not keep a sweep from ending
             problems.append(f"MLflow gets neither student nor overlays of trial {number}: {error}")
             continue
-        paths = [f"{folder.checkpoints.name}/{number}/{attempt.name}/{name}" for name in (STUDENT, OVERLAYS)]
+        names = (kept.name, *([OVERLAYS] if has_map else []))
+        paths = [f"{folder.checkpoints.name}/{number}/{kept.attempt.name}/{name}" for name in names]
         if recorded.get(number) != paths:
             spool.append(TrialFilesWritten(number, paths))
     return problems
 
 
-def _overlays(attempt: Place, store: Path, fold: int) -> bytes:
+def _overlays(kept: Kept, store: Path, fold: int) -> bytes:
     """Returns overlays of the student's map on validation images as a PNG file."""
-    exported, opened, content = read_student_of(attempt), Store.open(store), io.BytesIO()
+    exported, opened, content = read_student_of(kept), Store.open(store), io.BytesIO()
     overlay_sheet(exported, opened, example_rows(opened, fold)).save(content, "PNG")
     return content.getvalue()

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from mmpkd.command import asks_for_help, command_line, named_folder, plain_console, written_to
 from mmpkd.types import ConfigError, Mistake, UserError
+from mmpkd.vlm.config import VlmConfig
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, redact_passwords, sqlite_file, storage_at
 from sweep.picking.candidates import Candidates, read_candidates
 from sweep.picking.folder import PickedFolder
@@ -56,7 +57,7 @@ it writes
   config.yaml           the configuration; python -m mmpkd.train config=
                         reproduces it
   student.safetensors   the student, for mmpkd.predict, mmpkd.evaluate and
-                        mmpkd.export
+                        mmpkd.export; vlm.safetensors if it answers questions
   card.md               data, protocol, scores, baselines and limits
 
 examples
@@ -95,13 +96,19 @@ def main(words: Sequence[str]) -> None:
     if number is None:
         trials.refuse_losses()
     picked = pick(trials, rule or trials.rule, number)
+    config = trials.config_of(picked.trial)
+    is_registered = options["register"] != "false" and not isinstance(config.student, VlmConfig)
+    if options["register"] == "true" and not is_registered:
+        problem = "a student that answers cannot be registered: a model in MLflow gives probabilities; leave it out"
+        raise ConfigError.at("register", problem)
     console = plain_console(highlight=False)
     show(trials, picked, console)
-    target = PickedFolder(named_folder(options["out"] or str(folder.picked / str(picked.trial.number))))
+    path = named_folder(options["out"] or str(folder.picked / str(picked.trial.number)))
+    target = PickedFolder.of(path, config)
     with written_to(target.path.parent):
         student = hand_out(trials, picked, target, _command(words), options, console)
     is_private = student is not None and student.card.credentialed
-    if student is not None and (options["register"] == "true" or (options["register"] == AUTO and not is_private)):
+    if student is not None and is_registered and (options["register"] == "true" or not is_private):
         _register(trials, picked, target, storage, options["register"] == "true", console)
 
 

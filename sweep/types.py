@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 from mmpkd.config import IMAGE
 from mmpkd.types import SharedCache
+from mmpkd.vlm.config import DistillationConfig
 
 Values: TypeAlias = Sequence[float]  # one value per goal, in the order of `search.maximize`; higher is better
 State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
@@ -115,8 +116,10 @@ class Record:
         """Names of the teachers with shuffled outputs. A gain of this trial cannot come from the knowledge of these
         teachers.
         """
-        teachers = json.loads(self.config).get("teachers", {})
-        return ", ".join(name for name, teacher in teachers.items() if teacher.get("control"))
+        config = json.loads(self.config)
+        shuffled = [name for name, teacher in config.get("teachers", {}).items() if teacher.get("control")]
+        distillation = DistillationConfig.model_validate(config.get("distillation", {}))
+        return ", ".join([*shuffled, *shuffled_teacher_of(distillation)])
 
     def values(self, goals: Sequence[str]) -> tuple[float, ...]:
         return tuple(self.metrics[goal] for goal in goals)
@@ -161,3 +164,9 @@ class Halt:
 
     kind: Literal["limit", "requested", "memory", "broken"]
     reason: str = ""
+
+
+def shuffled_teacher_of(distillation: DistillationConfig) -> list[str]:
+    """Returns the section of the teacher of a student that answers, if its outputs are shuffled and used."""
+    teacher = distillation.teacher if distillation.needs_teacher else None
+    return ["distillation.teacher"] if teacher is not None and teacher.control else []

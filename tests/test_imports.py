@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "mmpkd": (
         {"types", "machine.checksums"},
-        {"machine.resources", "machine.files", "machine.recording", "near_names"},
+        {"machine.resources", "machine.files", "machine.recording", "near_names", "export.lookup"},
         {"machine.errors"},
         {"machine.new_folder"},
         {"vlm.config", "vlm.boxes", "training.pretrain_config"},
@@ -29,7 +29,6 @@ FLOORS = {
         {"vlm.vocabulary", "vlm.positions"},
         {"vlm.rows", "vlm.network"},
         {"vlm.model"},
-        {"vlm.exported"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
         {
             "training.stand_in",
@@ -46,6 +45,7 @@ FLOORS = {
         {"training.stages"},
         {"training.pretrain"},
         {"build", "checkpoint", "export.student_file", "scoring.validation"},
+        {"vlm.student"},
         {"training.step", "vlm.training"},
         {"training.execution"},
         {"training.epoch"},

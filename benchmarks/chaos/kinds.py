@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
+from benchmarks.attempts import PATIENCE, Kill, attempts_of
 from benchmarks.chaos.rig import FEWEST_NODES, SLOTS, Rig
 from benchmarks.chaos.training import NAN, RAISE
-from benchmarks.witness import PATIENCE, Kill, attempts_of, descendants
+from benchmarks.witness import descendants
 from tests.sweep.nodes import Node
 
 
@@ -254,5 +255,6 @@ KINDS: Final[Mapping[str, Inject]] = {
 }
 
 
-def as_kill(injection: Injection, at: float) -> Kill:
-    return Kill(0, 0.0, 0, injection.hit, at, dict(injection.family), allowed=injection.allowed)
+def as_kill(kind: str, injection: Injection, since: float, at: float) -> Kill:
+    family, what = dict(injection.family), f"{kind} ({injection.text})"
+    return Kill(0, 0.0, 0, injection.hit, since, at, family, allowed=injection.allowed, what=what)

@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.attempts import Line
 from benchmarks.chaos.driver import WITNESS
 from benchmarks.chaos.training import HOLD, SPACE
-from benchmarks.witness import Line, Watch, descendants, events_of, lines_of
+from benchmarks.witness import Watch, descendants, events_of, lines_of
 from mmpkd.machine.files import write_atomically
 from sweep.space.search_config import EarlyStopping
 from sweep.storage.layout import CHECKPOINT, Storage, SweepFolder

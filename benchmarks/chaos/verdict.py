@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import pandas as pd
 
+from benchmarks.attempts import Kill, Line, attempts_of
 from benchmarks.chaos.training import COPY_SECONDS, NAN, RAISE
 from benchmarks.interrupted import disagreements
-from benchmarks.witness import Kill, Line, attempts_of, events_of, faults
+from benchmarks.witness import events_of, faults
 from sweep.transfer.checkpoints import CHECK_SECONDS, LONGEST_PAUSE
 
 CAUSES: Final = {RAISE: "error", NAN: "diverged"}  # of a trial that fails, by the order to fail

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpkd import command
-from mmpkd.export.formats import FORMATS, export
+from mmpkd.export.formats import ANSWERING, FORMATS, export
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake
 
@@ -18,8 +18,8 @@ once its files give the same probabilities as the student for some random
 images, to 1e-5. Its README.md has the commands or the Python code that apply it
 to an image.
 
-  model=PATH    student.safetensors, as mmpkd.train and sweep.pick write it; or
-                a folder that holds one
+  model=PATH    student.safetensors or vlm.safetensors, as mmpkd.train and
+                sweep.pick write it; or a folder that holds one
   to=timm       plain weights and a config.json, for
                 timm.create_model("local-dir:DIR", pretrained=True)
   to=onnx       one graph: pixels in [0, 1] in, calibrated probabilities and the
@@ -29,6 +29,8 @@ to an image.
                 probabilities by label out
   to=hub        what to=timm writes, with the preprocessing as JSON and a model
                 card, for the Hugging Face Hub
+  to=transformers   a student that answers (vlm.safetensors) as a folder of
+                transformers; its README.md says where positions differ
   out=DIR       the new folder [runs/export/FORMAT]
 
           reads an image   probabilities   map   a guided   runs without
@@ -55,13 +57,17 @@ def main(words: Sequence[str]) -> None:
     own, others = command.own_words(words, {"model": "", "to": "", "out": ""})
     mistakes = command.unknown_words(others, own)
     mistakes += [Mistake(key, f"missing: write {key}=...; see --help") for key in ("model", "to") if not own[key]]
-    if own["to"] and own["to"] not in FORMATS:
-        wanted = ", ".join(FORMATS)
-        mistakes.append(Mistake("to", f"no format {own['to']!r}{near(own['to'], FORMATS)}; wanted {wanted}"))
+    formats = (*FORMATS, ANSWERING)
+    if own["to"] and own["to"] not in formats:
+        wanted = ", ".join(formats)
+        mistakes.append(Mistake("to", f"no format {own['to']!r}{near(own['to'], formats)}; wanted {wanted}"))
     if mistakes:
         raise ConfigError(mistakes)
     out = command.named_folder(own["out"] or f"runs/export/{own['to']}")
     difference = export(Path(own["model"]), own["to"], out)
+    if own["to"] == ANSWERING:
+        print(f"{out}: a folder for transformers; {out / 'README.md'} says how it is used")
+        return
     print(f"{out}: gives the student's probabilities, to {difference:.1g}; {out / 'README.md'} shows how to use it")
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmpkd.export import student_file, to_hub, to_mlflow, to_onnx, to_timm
+from mmpkd.export.lookup import find, is_answering
 from mmpkd.export.student_file import Exported
 from mmpkd.machine.new_folder import new_folder
 from mmpkd.types import ConfigError, UserError
+from mmpkd.vlm import exported as exported_vlm
+from mmpkd.vlm import student as vlm_student
 
 TOLERANCE = 1e-5  # largest difference of a probability
 
@@ -39,6 +42,9 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
+ANSWERING = "transformers"  # the format of students that answer, and of no other
+
+
 def export(model: Path, to: str, out: Path) -> float:
     """Writes a student to a new folder in a format of `FORMATS`. The folder appears once all its files are written and
     give the student's probabilities for random images.
@@ -47,21 +53,30 @@ def export(model: Path, to: str, out: Path) -> float:
         model: see `student_file.read`.
 
     Returns:
-        The largest difference between a probability of the export and of the student.
+        The largest difference between a probability of the export and of the student; 0 for a student that answers,
+        whose weights are copied.
 
     Raises:
         ConfigError: no student at `model`, or a damaged one; the format cannot hold this student, or a library is
             missing; `out` is taken, see `new_folder`.
         UserError: the export does not give the student's probabilities, or the disk refuses to write it.
     """
+    file = find(model)
+    words = ["python", "-m", "mmpkd.export", f"model={model}", f"to={to}"]
+    if is_answering(file) != (to == ANSWERING):
+        does = "answers questions" if is_answering(file) else "classifies"
+        wanted = ANSWERING if is_answering(file) else " or ".join(FORMATS)
+        raise ConfigError.at("to", f"{to} is not for a student that {does}; write {wanted}")
+    if to == ANSWERING:
+        vlm_student.read(file)  # refuses what is a teacher, or damaged
+        exported_vlm.to_folder(file, out, words)
+        return 0.0
     kind = FORMATS[to]
-    file = student_file.find(model)
     exported = student_file.read(file)
     if missing := [name for name in kind.libraries if find_spec(name) is None]:
         install = f"python -m pip install --editable '.[{kind.extra}]'"
         problem = f"{to} needs {', '.join(missing)}, which this Python lacks"
         raise ConfigError.at("to", f"{problem}; in the folder of this software, install with: {install}")
-    words = ["python", "-m", "mmpkd.export", f"model={model}", f"to={to}"]
     with new_folder(out, words) as folder:
         kind.write(exported, file, folder)
         difference = kind.compare(exported, file, folder)

@@ -29,6 +29,9 @@ from mmpkd.cohort.formats.nifti import is_nifti
 from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.cohort.store import Store
 from mmpkd.config import StudentConfig, TrialConfig
+from mmpkd.export.lookup import ANSWERS
+from mmpkd.export.lookup import NAME as NAME
+from mmpkd.export.lookup import find as find
 from mmpkd.export.origin import Origin
 from mmpkd.fit import task_loss
 from mmpkd.machine.checksums import fingerprint
@@ -39,7 +42,6 @@ from mmpkd.scoring.stats import Floats
 from mmpkd.student import Student, build_student
 from mmpkd.types import ConfigError, Task
 
-NAME = "student.safetensors"
 FORMAT = 1
 SEEN = "seen"  # name of the tensor that holds the digests of images, beside the weights
 LOG_TEMPERATURES = (-3.0, 3.0)  # bounds of the search for the natural logarithm of a temperature
@@ -235,6 +237,10 @@ def read(path: Path) -> Exported:
     except SafetensorError as error:
         problem = f"{file} is not a readable safetensors file: it is cut, damaged or of another kind"
         raise ConfigError.at("model", f"{problem}; wanted {NAME}, as mmpkd.train writes it") from error
+    if metadata.get("format") == ANSWERS:
+        problem = f"{file} is a student that answers questions, and this needs one that classifies"
+        ask = f"python -m mmpkd.predict model={file} images=PATH question=TEXT"
+        raise ConfigError.at("model", f"{problem}; ask it: {ask}")
     if metadata.get("format") != str(FORMAT) or SEEN not in weights:
         given = f"format {metadata['format']}" if "format" in metadata else "no card"
         wanted = f"an exported student of format {FORMAT}, as mmpkd.train writes it after its last epoch"
@@ -276,22 +282,3 @@ def _checksum(card: str, weights: Mapping[str, torch.Tensor]) -> str:
         crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
         crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().tobytes(), crc)
     return f"{crc:08x}"
-
-
-def find(path: Path) -> Path:
-    if path.suffix.lower() in (".yaml", ".yml"):
-        train = f"python -m mmpkd.train config={path}"
-        raise ConfigError.at("model", f"{path} is a configuration, not a student; train it first: {train}")
-    if path.suffix.lower() == ".pt":
-        problem = f"{path} is the checkpoint from which a training continues"
-        raise ConfigError.at("model", f"{problem}; wanted {NAME}, which that folder has after the last epoch")
-    if path.is_file():
-        return path
-    files = sorted(path.rglob(NAME)) if path.is_dir() else []
-    if len(files) == 1:
-        return files[0]
-    listed = "\n".join(f"  model={file}" for file in files[:10])
-    if files:
-        raise ConfigError.at("model", f"{path} holds {len(files)} exported students; name one of them:\n{listed}")
-    wanted = f"python -m mmpkd.train config=FILE writes {NAME} to its folder after the last epoch"
-    raise ConfigError.at("model", f"no exported student at {path}; {wanted}")

@@ -1,13 +1,16 @@
-"""Reads YAML files and `dotted.key=value` overrides as plain values, and writes files atomically."""
+"""Reads YAML files and `dotted.key=value` overrides as plain values, writes files atomically, and locks places in the
+cache."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,6 +22,27 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     beside = path.with_name(f".{path.name}.partial")
     beside.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(beside, path)
+
+
+@contextmanager
+def locked(path: Path, error: Callable[[str, str], Exception]) -> Iterator[None]:
+    """Context manager that holds the lock of a file or folder of the cache, so that one process of a machine makes it
+    and the others wait.
+
+    Args:
+        error: function that returns what is raised if the lock cannot be taken, from the lock's path and the problem.
+    """
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as reason:
+        problem = f"cannot be locked ({reason.strerror}); delete it, or put the cache elsewhere with cache=DIR"
+        raise error(lock.lock_file, problem) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

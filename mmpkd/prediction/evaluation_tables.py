@@ -21,6 +21,7 @@ TITLES = {  # each title states how the numbers differ from those of a training 
     "labels_by_patient": "labels_by_patient: from the mean probability over a patient's images; otherwise as labels",
     "regions": "regions: in the frame of the original images (in training: in the stored squares)",
     "groups": "groups: pointing is the mean over images of the mean over their labels (in regions: over labels)",
+    "tasks": "tasks: answer is the score by which the task is judged; _frequent, _mean_box: answers without the image",
 }
 FITTED_HERE = (
     "The student was chosen on these patients, and its temperatures and thresholds were fitted on them: its scores on "
@@ -31,7 +32,10 @@ NO_INTERVAL = (
     f"negative ones, or fewer than {MIN_REPLICATES} of {REPLICATES:,} resamplings define a value."
 )
 UNDEFINED = "-: not defined, as for a label without both classes, or without a sample that has a region."
-NAMES = ("labels", "labels_by_patient", "predictions", "predictions_by_patient", "images", "regions", "groups")
+NAMES = (
+    *("labels", "labels_by_patient", "predictions", "predictions_by_patient", "images", "regions", "groups"),
+    *("tasks", "modalities", "answers"),
+)
 
 
 def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], record: Mapping[str, Any]) -> None:
@@ -52,13 +56,19 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], record: Mappi
 
 
 def print_tables(
-    tables: Mapping[str, pd.DataFrame], title: str, regions: Mapping[str, str], notes: Sequence[str]
+    tables: Mapping[str, pd.DataFrame],
+    title: str,
+    regions: Mapping[str, str],
+    notes: Sequence[str],
+    no_interval: str = NO_INTERVAL,
+    undefined: str = UNDEFINED,
 ) -> None:
     """Prints the tables of scores, and what cells without a value or without an interval mean.
 
     Args:
         regions: the options `within` and `roi` of EvaluationConfig.
         notes: sentences about all scores, which are printed above them.
+        no_interval, undefined: what a cell without an interval, or without a value, means.
     """
     console = command.plain_console(highlight=False)
     console.print(title, soft_wrap=True)
@@ -77,8 +87,8 @@ def print_tables(
         num_keys = sum(isinstance(table[column].iloc[0], str) for column in columns)
         lines = command.table_lines(columns, rows, console.width, num_keys)
         console.print("\n".join(["", *command.wrapped(heading, console.width), *lines]), soft_wrap=True)
-    explained = [NO_INTERVAL] if any("[no interval]" in cell for cell in shown) else []
-    for line in [*explained, *([UNDEFINED] if "-" in shown else [])]:
+    explained = [no_interval] if any("[no interval]" in cell for cell in shown) else []
+    for line in [*explained, *([undefined] if "-" in shown else [])]:
         console.print(line)
 
 

@@ -23,6 +23,7 @@ from mmpkd.cohort.remarks import BLACK, WHITE
 from mmpkd.export.origin import Origin
 from mmpkd.export.student_file import Card
 from mmpkd.types import ConfigError
+from mmpkd.vlm.student import VlmCard
 
 OTHER_FILES = re.compile(
     r"\.(csv|tsv|txt|md|rst|log|jsonl?|xml|html?|ya?ml|toml|ini|cfg|parquet|feather|xlsx?|ods|pdf|docx?|py|ipynb|sh|db"
@@ -96,7 +97,7 @@ def spacing_of(path: Path) -> float | None:
     return dicom.read_spacing(path.parent, path.name) if dicom.is_dicom(path.parent, path.name) else None
 
 
-def read_input_image(path: Path, card: Card) -> np.ndarray:
+def read_input_image(path: Path, card: Card | VlmCard) -> np.ndarray:
     """Returns an image (H x W or H x W x 3) at its own size, in the student's bit depth; for a volume, its slices.
 
     Raises:
@@ -114,7 +115,9 @@ def read_input_image(path: Path, card: Card) -> np.ndarray:
     return image
 
 
-def warnings_of(image: np.ndarray, file: str, card: Card, origin: Origin | None, look: Appearance) -> tuple[str, ...]:
+def warnings_of(
+    image: np.ndarray, file: str, card: Card | VlmCard, origin: Origin | None, look: Appearance
+) -> tuple[str, ...]:
     """Returns the keys of `WARNINGS` that apply to an image (H x W or H x W x 3, as in its file) for a student with
     this card and origin. `look` holds the brightness and colour of the image."""
     # The channels of a student of volumes are slices, not colours.

@@ -27,6 +27,7 @@ from mmpkd.cohort.store import STORES, Store
 from mmpkd.config import CohortConfig
 from mmpkd.export.student_file import Exported, source_of
 from mmpkd.types import ConfigError, Task
+from mmpkd.vlm.student import VlmStudent
 
 CONTRAST: Final = ("window", "clahe")  # options of a cohort that belong to the student's training
 OWN_NUMBERING: Final = "cohort.own_numbering=true"
@@ -55,7 +56,7 @@ class Home:
     store: Store | None
 
     @classmethod
-    def of_student(cls, exported: Exported, cache: Path) -> Self:
+    def of_student(cls, exported: Exported | VlmStudent, cache: Path) -> Self:
         """Returns the cohort of an exported student.
 
         Args:

@@ -48,7 +48,7 @@ def beside(image: NDArray[np.uint8], overlaid: Image.Image, lines: Sequence[str]
     panels = [Image.fromarray(image).convert("RGB").resize((width, height)), overlaid.resize((width, height))]
     column = max(width, MIN_SIDE)  # the panels of a narrow image are apart, so that the text below them fits
     total = 2 * column + GAP
-    wrapped = [part for line in lines for part in _wrapped(line, total - 2 * GAP)]
+    wrapped = [part for line in lines for part in wrapped_lines(line, total - 2 * GAP)]
     picture = Image.new("RGB", (total, height + 2 * GAP + LINE * (1 + len(wrapped))), "white")
     for number, panel in enumerate(panels):
         picture.paste(panel, (number * (column + GAP), 0))
@@ -108,7 +108,7 @@ def _draw_scale(picture: Image.Image, draw: ImageDraw.ImageDraw, left: int, top:
     draw.text((start + BAR[0] + GAP // 2, top), high, "black", FONT)
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def wrapped_lines(text: str, width: int) -> list[str]:
     """Returns the text as lines of at most `width` pixels, if its words allow it."""
     lines = [""]
     for word in text.split():

@@ -10,15 +10,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
@@ -26,6 +24,7 @@ from torch import Tensor
 from mmpkd.augment import View, apply_view_to_map
 from mmpkd.cohort.store import Store
 from mmpkd.machine.checksums import DamagedError, fingerprint, first_changed, of_files, sealed, unsealed
+from mmpkd.machine.files import locked
 from mmpkd.scoring.teacher_scores import warnings
 from mmpkd.teachers.controls import permute_between_patients
 from mmpkd.teachers.fitting import HEAD, HIDDEN, fit_and_predict, folds
@@ -167,7 +166,7 @@ def fit_or_load(
     if folder.is_file():
         raise TeacherError(f"teacher {name!r}: {folder} is not a folder; {REFIT}")
     if not (folder / "manifest.json").exists():  # a finished cache may be read-only, so there is no lock before this
-        with _locked(folder, name):
+        with locked(folder, lambda lock, problem: TeacherError(f"teacher {name!r}: {lock}: {problem}")):
             folder = (shared and shared.fetch(entry)) or folder
             if not (folder / "manifest.json").exists():
                 members = {
@@ -226,26 +225,6 @@ def _manifest(folder: Path, identity: Mapping[str, Any], name: str) -> dict[str,
     if file := first_changed(folder, manifest.get("checksums", {}), since=folder / "manifest.json"):
         raise TeacherError(f"teacher {name!r}: {folder / file} is missing or does not match its checksum; {REFIT}")
     return manifest
-
-
-@contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    """Context manager that holds the lock of a teacher's folder.
-
-    Raises:
-        TeacherError: the folder cannot be written to.
-    """
-    lock = FileLock(f"{folder}.lock")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        where = f"{folder}.lock: cannot be locked ({error.strerror})"
-        raise TeacherError(f"teacher {name!r}: {where}; delete it, or put the cache elsewhere with cache=DIR") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def instantiate(teacher: ResolvedTeacher, store: Store, members: Mapping[str, CachedOutputs]) -> Teacher:

@@ -8,15 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
@@ -27,6 +24,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, STUDENT, StageConfig, TrialConfig
 from mmpkd.machine.checksums import DamagedError, fingerprint, require_whole_archive
+from mmpkd.machine.files import locked
 from mmpkd.near_names import near
 from mmpkd.student import Student
 from mmpkd.teachers.training import content_hash
@@ -112,7 +110,7 @@ def pretrain(
     path, no_objectives = address(config, store, cache), nn.ModuleDict()
     if stages.recall([path], student, no_objectives, shared):  # a finished cache may be read-only: no lock before this
         return 0.0
-    with _locked(path):
+    with locked(path, ConfigError.at):
         if stages.recall([path], student, no_objectives, shared):
             return 0.0
         seconds = _train(config, store, rows, student, device, path)
@@ -188,7 +186,7 @@ def _train(
         seconds += time.perf_counter() - started
         if time.monotonic() - saved >= config.checkpoint_seconds:
             state: dict[str, Any] = {"network": run.network.state_dict(), "optimizer": run.optimizer.state_dict()}
-            partial = path.with_name(f"{path.name}.partial")
+            partial = path.with_name(f"{path.name}.partial")  # the lock is held, so that one name is enough
             partial.parent.mkdir(parents=True, exist_ok=True)
             torch.save(state | {stages.ADDRESS: path.stem, "place": (epoch + 1, seconds, loss)}, partial)
             os.replace(partial, _begun(path))
@@ -209,7 +207,7 @@ def _resume(run: _Run, begun: Path) -> tuple[int, float, float]:
     there is none."""
     if not begun.exists():
         return 0, 0.0, np.nan
-    try:
+    with stages.reading(begun, "this pre-training", "it begins again"):
         require_whole_archive(begun)
         state = torch.load(begun, map_location=run.device, weights_only=True)
         if state[stages.ADDRESS] != begun.name.partition(".")[0]:
@@ -217,26 +215,4 @@ def _resume(run: _Run, begun: Path) -> tuple[int, float, float]:
         run.network.load_state_dict(state["network"])
         fit.load_optimizer(run.optimizer, state["optimizer"])
         epoch, seconds, loss = state["place"]
-    except OSError as error:
-        raise ConfigError.at(str(begun), f"cannot be read ({error.strerror})") from error
-    except Exception as error:  # torch raises errors of many types for damaged files
-        why = str(error) if isinstance(error, DamagedError) else type(error).__name__
-        problem = f"does not hold this pre-training ({why}); delete the file, and it begins again"
-        raise ConfigError.at(str(begun), problem) from error
     return epoch, seconds, loss
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Context manager that holds the lock of a pre-training, so that one process trains and the others wait."""
-    lock = FileLock(f"{path}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        problem = f"cannot be locked ({error.strerror}); delete it, or put the cache elsewhere with cache=DIR"
-        raise ConfigError.at(f"{path}.lock", problem) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -178,7 +179,7 @@ def recall(
         path = (shared and shared.fetch(f"{STAGES}/{paths[index].name}")) or paths[index]
         if not path.exists():
             continue
-        try:
+        with reading(path, "this finished stage", "the stage is trained again"):
             require_whole_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
             if (address := state.pop(ADDRESS, path.stem)) != path.stem:
@@ -186,11 +187,22 @@ def recall(
             student.load_state_dict(state.pop(STUDENT))
             for label, values in state.items():
                 objectives[label].load_state_dict(values)
-        except OSError as error:
-            raise ConfigError.at(str(path), f"cannot be read ({error.strerror})") from error
-        except Exception as error:  # torch raises errors of many types for damaged files
-            why = str(error) if isinstance(error, DamagedError) else type(error).__name__
-            problem = f"does not hold this finished stage ({why}); delete the file, and the stage is trained again"
-            raise ConfigError.at(str(path), problem) from error
         return index + 1
     return 0
+
+
+@contextmanager
+def reading(path: Path, what: str, then: str) -> Iterator[None]:
+    """Context manager in which a saved file is loaded; any error becomes a ConfigError that names the file.
+
+    Args:
+        what: what the file should hold.
+        then: what happens once the user has deleted it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError.at(str(path), f"cannot be read ({error.strerror})") from error
+    except Exception as error:  # torch raises errors of many types for damaged files
+        why = str(error) if isinstance(error, DamagedError) else type(error).__name__
+        raise ConfigError.at(str(path), f"does not hold {what} ({why}); delete the file, and {then}") from error

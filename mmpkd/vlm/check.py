@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import IMAGE, AugmentationConfig, TrialConfig
 from mmpkd.near_names import near
-from mmpkd.types import Mistake
+from mmpkd.types import ConfigError, Mistake
 from mmpkd.vlm import model
 from mmpkd.vlm.config import FAMILIES, VlmConfig, VlmTeacherConfig
+from mmpkd.vlm.scores import text
+from mmpkd.vlm.vocabulary import FolderTokens, Processor, folder_processor
 
 
 def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
@@ -17,10 +22,13 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
         remedy = "a cohort of questions has the reader med_grit, vqa or synthetic_vqa"
         return [Mistake("student.kind", f"a student of kind vlm answers questions, and the cohort has none; {remedy}")]
     mistakes = _unused(config)
+    if missing := text.missing_libraries():
+        mistakes.append(Mistake("student.kind", missing))
     if facts.external:
         mistakes.append(Mistake("cohort", "no sample is in part train, so there is nothing to learn from"))
     mistakes += [Mistake(f"student.{path}", problem) for path, problem in _check_model(config.student, facts)]
-    return mistakes + _check_distillation(config, facts)
+    mistakes += _check_distillation(config, facts)
+    return mistakes or _check_folders(config)  # only models that can be read are compared
 
 
 def _unused(config: TrialConfig) -> list[Mistake]:
@@ -95,3 +103,39 @@ def _check_pair(student: VlmConfig, teacher: VlmTeacherConfig) -> list[Mistake]:
         problem = f"must be that of the student, {student.vision.patch_size}, got {teacher.vision.patch_size}"
         mistakes.append(Mistake(f"{where}.vision.patch_size", problem))
     return mistakes
+
+
+def _check_folders(config: TrialConfig) -> list[Mistake]:
+    """Returns a mistake if a teacher from a folder reads other tokens or pixels than a student from another one. Both
+    get the input of the student, and a teacher may have more tokens, which are cut."""
+    assert isinstance(config.student, VlmConfig)
+    student, teacher = config.student, config.distillation.teacher
+    if teacher is None or not config.distillation.needs_teacher:
+        return []
+    if student.model in FAMILIES or student.model == teacher.model:
+        return []
+    where = "distillation.teacher.model"
+    try:
+        own, other = _processor(student.model), _processor(teacher.model)
+    except ConfigError as error:
+        return [Mistake(where, mistake.problem) for mistake in error.mistakes]
+    advice = f"name a model of the family of student.model={student.model}"
+    if own.token_pixels != other.token_pixels or (own.mean, own.std) != (other.mean, other.std):
+        pixels = f"its visual tokens cover {other.token_pixels} x {other.token_pixels} pixels"
+        problem = f"{pixels}, and those of the student {own.token_pixels} x {own.token_pixels}"
+        if own.token_pixels == other.token_pixels:
+            problem = "it normalises pixels in another way than the student"
+        return [Mistake(where, f"{problem}; {advice}")]
+    assert isinstance(own.tokens, FolderTokens) and isinstance(other.tokens, FolderTokens)
+    ids, teacher_ids = (tokens.backend.get_vocab(with_added_tokens=True) for tokens in (own.tokens, other.tokens))
+    num_differing = sum(teacher_ids.get(token) != index for token, index in ids.items())
+    if num_differing:
+        problem = f"its tokenizer is not the student's: {num_differing} of {len(ids)} tokens differ"
+        return [Mistake(where, f"{problem}; {advice}")]
+    return []
+
+
+@lru_cache(maxsize=4)
+def _processor(folder: str) -> Processor:
+    """Returns the processor of a folder. A plan checks many configurations with the same folders."""
+    return folder_processor(Path(folder), box_steps=1)

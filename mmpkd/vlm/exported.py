@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from mmpkd.export.lookup import ANSWERING, ANSWERS
 from mmpkd.fit import seeded
 from mmpkd.machine.new_folder import new_folder
 from mmpkd.types import ConfigError
@@ -25,8 +26,7 @@ from mmpkd.vlm.model import Vlm
 from mmpkd.vlm.network import merged, network_class, new_network, prepared
 from mmpkd.vlm.vocabulary import FolderTokens, restored_processor
 
-NAME = "vlm.safetensors"
-FORMAT = "vlm 1"
+NAME, FORMAT = ANSWERING, ANSWERS
 TIED = "lm_head.weight"  # the embedding under a second name
 
 

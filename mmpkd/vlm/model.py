@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpkd.fit import autocast, seeded
@@ -64,12 +63,6 @@ class Vlm(nn.Module):
         """
         num_answer = max(1, rows.num_answer)
         return self._logits(rows, num_answer + 1)[:, :-1], rows.labels_BL[:, -num_answer:]
-
-    def loss(self, rows: Rows) -> Tensor:
-        """Returns the mean cross-entropy over all tokens of the answers; 0 for a batch without answers."""
-        logits_BAV, label_BA = self.answer_logits(rows)
-        total = F.cross_entropy(logits_BAV.flatten(0, 1), label_BA.flatten(), ignore_index=-100, reduction="sum")
-        return total / (label_BA != -100).sum().clamp(min=1)
 
     def _logits(self, rows: Rows, num_last: int) -> Tensor:
         with autocast(rows.input_ids_BL.device):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmpkd.types import ConfigError
 from mmpkd.vlm.boxes import TAGGED
@@ -34,8 +34,9 @@ SENTINEL = "QUESTION"
 PATCH = {"qwen2_vl": 14, "qwen3_vl": 16}  # side of a patch where a config.json leaves it out
 
 
-class Tokens(Protocol):
-    """What both kinds of vocabulary offer. `video` is never written, but models need its id."""
+@dataclass
+class Roles:
+    """The ids of the tokens that have a role in every prompt. `video` is never written, but models need its id."""
 
     pad: int
     end: int
@@ -44,25 +45,16 @@ class Tokens(Protocol):
     vision: int
     vision_end: int
 
-    def __len__(self) -> int: ...
 
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-    def state(self) -> dict[str, Any]: ...
-
-
-class Words:
+class Words(Roles):
     """The words of a cohort as tokens. `decode` returns what was encoded, with runs of blanks as one blank.
 
     Whether a blank stands between two pieces follows from the pieces; where a text differs from the rule, `<flip>`
     stands between them. A word that the vocabulary lacks becomes `<unknown>`.
     """
 
-    pad, end, image, video, vision, vision_end = PAD, END, IMAGE, VIDEO, VISION, VISION_END
-
     def __init__(self, tokens: Sequence[str]) -> None:
+        super().__init__(PAD, END, IMAGE, VIDEO, VISION, VISION_END)
         assert tuple(tokens[: len(SPECIAL)]) == SPECIAL
         self.tokens = tuple(tokens)
         self.ids = {token: index for index, token in enumerate(self.tokens)}
@@ -125,17 +117,11 @@ class Spacing:
 
 
 @dataclass
-class FolderTokens:
+class FolderTokens(Roles):
     """The tokenizer of a model's folder. `text` is its content in the format of the library tokenizers."""
 
     text: str
     size: int  # rows of the model's embedding, which may exceed the number of tokens
-    pad: int
-    end: int
-    image: int
-    video: int
-    vision: int
-    vision_end: int
 
     @cached_property
     def backend(self) -> Tokenizer:
@@ -156,6 +142,9 @@ class FolderTokens:
 
     def state(self) -> dict[str, Any]:
         return {"kind": "folder"} | {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+Tokens: TypeAlias = Words | FolderTokens  # both kinds of vocabulary encode and decode, and are described by `state`
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mmpkd.config import TrialConfig
-from mmpkd.export import model_card
+from mmpkd.export import answer_card, model_card
 from mmpkd.export.model_card import BASELINE_NAMES
 from mmpkd.export.student_file import Exported
+from mmpkd.vlm.student import VlmStudent
 from sweep.picking.candidates import Candidates
 from sweep.picking.words import Pick, reasons, without_lead
 from sweep.reports.console import sampled, with_error
 
 
-def card_of(trials: Candidates, picked: Pick, config: TrialConfig, student: Exported | None) -> str:
+def card_of(trials: Candidates, picked: Pick, config: TrialConfig, student: Exported | VlmStudent | None) -> str:
     """Returns the model card in Markdown.
 
     Args:
@@ -26,13 +27,17 @@ def card_of(trials: Candidates, picked: Pick, config: TrialConfig, student: Expo
     waiting = "There is no student yet. It is trained from the configuration beside this card."
     parts = [
         f"# Student of trial {picked.trial.number} of the sweep {trials.sweep.folder.name}",
-        model_card.model_card(student) if student else waiting,
+        _of_itself(student) if student else waiting,
         "## Choice",
         _items([*_sweep_in_words(trials, picked, config), *reasons(trials, picked)]),
         *([] if are_stated else [_scores(trials, picked)]),
         *(f"**{line}.**" for line in without_lead(picked.trial, trials.goals)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _of_itself(student: Exported | VlmStudent) -> str:
+    return answer_card.answer_card(student) if isinstance(student, VlmStudent) else model_card.model_card(student)
 
 
 def _items(lines: Iterable[str]) -> str:

@@ -6,22 +6,33 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
 from mmpkd.config import TrialConfig
 from mmpkd.export import student_file
+from mmpkd.export.lookup import is_answering
 from mmpkd.export.student_file import Exported
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import ConfigError, UserError
-from sweep.storage.layout import CHECKPOINT, PICKED_CARD, PICKED_CONFIG, STUDENT
+from mmpkd.vlm import student as vlm_student
+from mmpkd.vlm.config import VlmConfig
+from mmpkd.vlm.student import VlmStudent
+from sweep.storage.layout import CHECKPOINT, PICKED_CARD, PICKED_CONFIG, STUDENT, VLM_STUDENT
 
 
 @dataclass(frozen=True)
 class PickedFolder:
-    """The folder of one picked trial, which a person takes away as a whole."""
+    """The folder of one picked trial, which a person takes away as a whole. `name` is that of the student's file."""
 
     path: Path
+    name: str = STUDENT
+
+    @classmethod
+    def of(cls, path: Path, config: TrialConfig) -> Self:
+        """Returns the folder of a trial with this configuration."""
+        return cls(path, VLM_STUDENT if isinstance(config.student, VlmConfig) else STUDENT)
 
     @property
     def config(self) -> Path:
@@ -30,7 +41,7 @@ class PickedFolder:
 
     @property
     def student(self) -> Path:
-        return self.path / STUDENT
+        return self.path / self.name
 
     @property
     def card(self) -> Path:
@@ -45,7 +56,7 @@ class PickedFolder:
         return [f"config={self.config}", f"out={self.path}", *([f"cache={cache}"] if cache else [])]
 
 
-def read_student(student: Path, config: TrialConfig, number: int, remedy: str) -> Exported:
+def read_student(student: Path, config: TrialConfig, number: int, remedy: str) -> Exported | VlmStudent:
     """Returns the student in a file, and checks that it is whole and that of this configuration.
 
     Args:
@@ -55,7 +66,7 @@ def read_student(student: Path, config: TrialConfig, number: int, remedy: str) -
         UserError: it is not.
     """
     try:
-        exported = student_file.read(student)
+        exported = _read(student)
     except ConfigError as error:
         raise UserError(f"the student of trial {number} is damaged; {remedy}\n  {error.mistakes[0].problem}") from error
     trained = exported.card.trial
@@ -65,13 +76,17 @@ def read_student(student: Path, config: TrialConfig, number: int, remedy: str) -
     return exported
 
 
+def _read(file: Path) -> Exported | VlmStudent:
+    return vlm_student.read(file) if is_answering(file) else student_file.read(file)
+
+
 def adopt_trained(folder: PickedFolder, config: TrialConfig) -> None:
     """Moves up the student that a finished `mmpkd.train` has left in the folder, and deletes the checkpoint beside it.
     The metrics of the training stay where they are.
     """
     trained = folder.trained(config)
-    if (trained / STUDENT).is_file():
-        os.replace(trained / STUDENT, folder.student)
+    if (trained / folder.name).is_file():
+        os.replace(trained / folder.name, folder.student)
         (trained / CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -84,7 +99,7 @@ def differing(folder: PickedFolder, config: str, student: Path | None) -> list[s
     """
     names = [PICKED_CONFIG] if folder.config.is_file() and folder.config.read_bytes() != config.encode() else []
     if student is not None and folder.student.is_file() and not _is_same(student, folder.student):
-        names.append(STUDENT)
+        names.append(folder.name)
     return names
 
 
@@ -93,10 +108,12 @@ def _is_same(student: Path, other: Path) -> bool:
     entries of its header in any order. A damaged student differs from every other.
     """
     try:
-        first, second = student_file.read(student), student_file.read(other)
+        first, second = _read(student), _read(other)
     except ConfigError:
         return False
-    weights, others = first.student.state_dict(), second.student.state_dict()
+    weights, others = (
+        (each.vlm if isinstance(each, VlmStudent) else each.student).state_dict() for each in (first, second)
+    )
     return first.card == second.card and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
@@ -108,7 +125,7 @@ def publish(folder: PickedFolder, config: str, student: Path | None, card: str, 
         student: the file of the student, which is moved; None leaves a student that is there.
         replace: whether a student that is there is another one, which is deleted if there is no new one.
     """
-    staging = PickedFolder(folder.path.with_name(f".{folder.path.name}.partial"))
+    staging = PickedFolder(folder.path.with_name(f".{folder.path.name}.partial"), folder.name)
     shutil.rmtree(staging.path, ignore_errors=True)  # a kill may have left it
     target = folder if folder.path.exists() else staging
     try:

@@ -14,12 +14,13 @@ from mmpkd import train
 from mmpkd.config import TrialConfig, dump_trial
 from mmpkd.export.student_file import Exported
 from mmpkd.types import UserError
+from mmpkd.vlm.student import VlmStudent
 from sweep.picking.candidates import Candidates
 from sweep.picking.card import card_of
 from sweep.picking.folder import PickedFolder, adopt_trained, differing, publish, read_student
 from sweep.picking.words import Pick
 from sweep.reports.details import duration
-from sweep.storage.layout import STUDENT, SweepFolder
+from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import alone_in
 from sweep.transfer.addresses import Place
 from sweep.transfer.attempts import kept_student
@@ -31,7 +32,7 @@ WRITER: Final = "another sweep.pick writes to"  # before the folder, in a messag
 
 def hand_out(
     trials: Candidates, picked: Pick, target: PickedFolder, command: str, options: Mapping[str, str], console: Console
-) -> Exported | None:
+) -> Exported | VlmStudent | None:
     """Writes the folder of a picked trial, trains its student if that is wanted and needed, and says how to use it.
 
     Args:
@@ -46,7 +47,7 @@ def hand_out(
     config, number = trials.config_of(picked.trial), picked.trial.number
     text, training = dump_trial(config), options["train"] == "true"
     replace = options["replace"] == "true" and target.path.exists()
-    copy = target.path.with_name(f".{target.path.name}.copy.partial") / STUDENT
+    copy = target.path.with_name(f".{target.path.name}.copy.partial") / target.name
     target.path.parent.mkdir(parents=True, exist_ok=True)
     with alone_in(target.path.parent, f"{WRITER} {target.path.parent}"):
         try:
@@ -73,33 +74,33 @@ def hand_out(
         publish(target, text, None, card_of(trials, picked, config, exported), replace=False)
     elif same:
         console.print("it was picked before, with the same configuration and student; its card is written anew")
-    _say_what_next(trials, picked.trial, target, trained=exported is not None, command=command, console=console)
+    _say_what_next(trials, picked.trial, target, exported, command, console)
     return exported
 
 
 def _copied(
     folder: SweepFolder, number: int, config: TrialConfig, copy: Path, training: bool, console: Console
-) -> Exported | None:
+) -> Exported | VlmStudent | None:
     """Copies the student that the sweep has kept, and returns it, or None if it has kept none.
 
     Raises:
         UserError: the student cannot be read, or is damaged and not to be trained again.
     """
-    if (attempt := kept_student(folder, number)) is None:
+    if (kept := kept_student(folder, number)) is None:
         return None
     copy.parent.mkdir(parents=True, exist_ok=True)
     try:
-        attempt.download(STUDENT, copy)
+        kept.attempt.download(kept.name, copy)
     except FileNotFoundError:  # a driver has just deleted it
         return None
     except PermissionError as error:
-        raise UserError(f"{attempt.child(STUDENT)}: cannot be read ({error.strerror}); ask its owner") from error
-    return _read(copy, attempt.child(STUDENT), config, number, training, console)
+        raise UserError(f"{kept.file}: cannot be read ({error.strerror}); ask its owner") from error
+    return _read(copy, kept.file, config, number, training, console)
 
 
 def _read(
     file: Path, original: Path | Place, config: TrialConfig, number: int, training: bool, console: Console
-) -> Exported | None:
+) -> Exported | VlmStudent | None:
     """Returns the student in a file. If it is damaged and is to be trained again, warns and returns None.
 
     Args:
@@ -126,14 +127,19 @@ def _cache_of(trials: Candidates) -> str:
 
 
 def _say_what_next(
-    trials: Candidates, trial: Record, target: PickedFolder, trained: bool, command: str, console: Console
+    trials: Candidates,
+    trial: Record,
+    target: PickedFolder,
+    exported: Exported | VlmStudent | None,
+    command: str,
+    console: Console,
 ) -> None:
     def line(text: str) -> None:
         console.print(text, soft_wrap=True)  # a command can be copied as one line
 
     names = ", ".join(path.name for path in (target.config, target.student, target.card) if path.is_file())
     line(f"\nfiles in {target.path}: {names}")
-    if not trained:
+    if exported is None:
         took = f"training it took {duration(trial.seconds)} in the sweep"
         console.print(f"{NOT_KEPT}; {took}. This trains exactly the same one, and train=true does it here:")
         line(f"  {join(['python', '-m', 'mmpkd.train', *target.training_words(_cache_of(trials))])}")
@@ -141,5 +147,9 @@ def _say_what_next(
         line(f"  {command}")
         return
     student = quote(str(target.student))
+    if isinstance(exported, VlmStudent):
+        line(f"ask it about images:\n  python -m mmpkd.predict model={student} images=FOLDER question=TEXT")
+        line(f"export it for transformers:\n  python -m mmpkd.export model={student} to=transformers")
+        return
     line(f"apply it to images:\n  python -m mmpkd.predict model={student} images=FOLDER")
     line(f"export it to=timm, onnx, mlflow or hub:\n  python -m mmpkd.export model={student} to=onnx")

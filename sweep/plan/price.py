@@ -18,10 +18,9 @@ from mmpkd.config import TrialConfig
 from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
 from mmpkd.training.probe import Cost
 from mmpkd.training.stand_in import StandIn
-from mmpkd.vlm.config import VlmConfig
-from mmpkd.vlm.training.items import num_items
 from sweep.pareto import NUM_BEST
 from sweep.plan.dealing import deal_trials, luck_warnings
+from sweep.plan.epoch_cost import epoch_seconds
 from sweep.plan.expectations import auroc_error, expected_behind, expected_epochs, expected_front, validation_folds
 from sweep.plan.packing import Packing
 from sweep.selection import rule_of
@@ -181,19 +180,6 @@ def compute_price(
             *_warnings(space, store, arms, hours_halving, example, timed),
         ),
     )
-
-
-def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
-    """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them. The
-    time of a pre-training and of earlier stages is spread evenly over the epochs of the last stage. Trials that share
-    one in the cache cost less.
-    """
-    train, val = (store.rows(part, config.cohort.fold) for part in ("train", "val"))
-    is_vlm = isinstance(config.student, VlmConfig)  # its steps are made of questions
-    num_train = num_items(store, train, config.distillation.pseudo_labels.use) if is_vlm else len(train)
-    passes = sum(stage.epochs or 0 for stage in config.staged()) / config.epochs
-    before = config.pretrain.epochs / config.epochs * num_train * cost.pretrain_seconds if config.pretrain else 0.0
-    return before + passes * num_train / cost.batch_size * cost.step_seconds + len(val) * cost.validation_seconds
 
 
 def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:

@@ -174,16 +174,16 @@ def without_complete(records: Sequence[Record], arms: Sequence[str]) -> list[str
 
 
 def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
-    """Returns a line for each localisation goal, with reference scores on the same validation set.
+    """Returns a line for each goal of localisation or of answers, with reference scores on the same validation set.
 
-    The line states two kinds of reference scores: the scores of localisation maps that ignore the image, and the
-    highest score that a map with one value for each patch of the student can reach.
+    The line states two kinds of reference scores: the scores of what ignores the image, and the highest score that a
+    map with one value for each patch of the student can reach.
     """
     lines = []
     for goal in goals:
         best = best_of(records, goal)
         scores = image_blind_scores_of(best, goal) if best else {}
-        if best is None or "chance" not in scores:
+        if best is None or not scores:
             continue
         shown = ", ".join(f"{score:.3f} {IMAGE_BLIND[name]}" for name, score in scores.items())
         highest = best.metrics.get(f"{goal}_max")

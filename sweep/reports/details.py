@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.driver_status import DriverStatus
+from sweep.space.search_config import ANSWERED, SCORES
 from sweep.storage.reader import END_STATES, Sweep, Trial, continue_command
 from sweep.storage.records import IMAGE_BLIND, image_blind_means, mean_values
 
@@ -170,12 +171,12 @@ def image_blind_lines(sweep: Sweep) -> list[str]:
 def against_image_blind(
     goal: str, score_of: Mapping[int, float], blind_of: Mapping[int, Mapping[str, float]], luck: float | None = None
 ) -> list[str]:
-    """Returns a line that says whether a trial beats the maps that ignore the image, and which trial is the best.
-    Returns no line for a goal that scores no map.
+    """Returns a line that says whether a trial beats the maps, or answers, that ignore the image, and which trial is
+    the best. Returns no line for a goal of classification.
 
     Args:
         score_of: the score of each trial, by its number.
-        blind_of: what the maps that ignore the image score on the patients of each trial, by the name of the map.
+        blind_of: what ignores the image and its score on the patients of each trial, by its name in `IMAGE_BLIND`.
         luck: by how much the best score is expected to exceed its mean, or None if that is unknown.
     """
     highest = {number: max(blind.values()) for number, blind in blind_of.items() if blind}
@@ -184,7 +185,7 @@ def against_image_blind(
     best = max(highest, key=lambda number: score_of[number])
     score, level = score_of[best], highest[best]
     name = max(blind_of[best], key=lambda name: blind_of[best][name])
-    maps = "the maps that ignore the image"
+    maps = f"the {'answers' if SCORES.get(goal) in ANSWERED else 'maps'} that ignore the image"
     count = sum(score_of[number] > highest[number] for number in highest)
     if score <= level:
         line = f"no trial beats {maps}: the best trial, {best}, has {score:.3f}, and {level:.3f} is reached"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words, stated, warnings
+from sweep.selection import score_in_words as score_with_error
 from sweep.types import Record
 
 AUROC = "val/auroc"
@@ -15,7 +16,9 @@ TEACHER_AUROC = "val_auroc"  # names of a teacher's scores on the validation pat
 
 
 def teachers_in_words(record: Record) -> str:
-    """Returns the score of each teacher of a trial on the validation patients, such as 'findings 0.912 ± 0.031'."""
+    """Returns the score of each teacher of a trial on the validation patients, such as 'findings 0.912 ± 0.031'. Scores
+    are AUROCs, and those of the goals for a teacher that answers.
+    """
     configs = json.loads(record.config).get("teachers", {})
     scores = []
     for name, quality in by_teacher(record.metrics).items():
@@ -23,7 +26,20 @@ def teachers_in_words(record: Record) -> str:
             scores.append(f"{score_in_words(name, quality)}, shuffled")
         elif name in configs or not configs:
             scores.append(in_words(name, quality))
-    return "; ".join(scores)
+    return "; ".join([*scores, *_teacher_that_answers(record)])
+
+
+def _teacher_that_answers(record: Record) -> list[str]:
+    """Returns the goals of the teacher of a student that answers, such as 'answer 0.912 ± 0.031, recall50 0.750 ±
+    0.040'; nothing if the trial has none.
+    """
+    metrics = record.metrics
+    names = [name for name in ("answer", "recall50") if f"teacher/{name}" in metrics]
+    goals = [
+        f"{name} {score_with_error(metrics[f'teacher/{name}'], metrics.get(f'teacher/{name}_se', math.nan))}"
+        for name in names
+    ]
+    return [", ".join([*goals, *(["shuffled"] if record.control else [])])] if goals else []
 
 
 def teacher_warnings(records: Sequence[Record], arms: Sequence[str]) -> list[str]:

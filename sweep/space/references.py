@@ -24,11 +24,12 @@ def bind(node: Node, arm: str, mistakes: list[Mistake]) -> Node:
     every = list(spots(node))
     places: dict[str, str | None] = {}  # place of the leaf by path of the reference; None if there is no such leaf
     problems: dict[str, str] = {}  # references by path in the file
+    broken = {mistake.path for mistake in mistakes}  # a leaf with a mistake of its own may be missing for that reason
     for spot in every:
         if isinstance(spot.node, Same):
             place, problem = _target_of(spot, spot.node.target, every, node, arm)
             places[spot.path] = place
-            if problem:
+            if problem and spot.node.target not in broken:
                 problems.setdefault(spot.node.path, problem)
     leads = {spot.place: places[spot.path] for spot in every if spot.path in places and isinstance(spot.node, Same)}
     for spot in every:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
@@ -24,6 +24,12 @@ SCORES: Final = {
     "val/answer": "questions",
     "val/recall50": "questions about places",
 }
+ANSWERED: Final = ("questions", "questions about places")  # what a cohort has whose students answer
+
+
+def are_of_answers(goals: Sequence[str]) -> bool:
+    """Returns whether goals score a student that answers questions."""
+    return any(SCORES.get(goal) in ANSWERED for goal in goals)
 
 
 class EarlyStopping(Strict):

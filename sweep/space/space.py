@@ -41,6 +41,8 @@ FILES: Final = (  # keys of a TrialConfig that hold the path of a file or folder
     ("cohort", "root"),
     ("student", "weights"),
     ("teachers", "params", "encoder"),
+    ("student", "model"),
+    ("distillation", "teacher", "model"),
     ("teachers", "params", "network", "weights"),
 )
 
@@ -155,7 +157,7 @@ def _make_absolute_below(node: Any, path: tuple[str, ...]) -> None:
         elif len(path) > 1:
             _make_absolute_below(value, path[1:])
         else:
-            node[name] = _absolute(value, or_name=name == "encoder")
+            node[name] = _absolute(value, or_name=name in ("encoder", "model"))
 
 
 def _absolute(value: Any, or_name: bool) -> Any:

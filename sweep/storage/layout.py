@@ -24,6 +24,7 @@ from sweep.transfer.refusals import in_words
 BEST: Final = "best.yaml"
 CHECKPOINT: Final = "last.pt"  # written by mmpkd.checkpoint in the folder of an attempt
 STUDENT: Final = "student.safetensors"  # written by mmpkd.export there, after the last epoch
+VLM_STUDENT: Final = "vlm.safetensors"  # in its place, if the student answers questions
 OVERLAYS: Final = "overlays.png"  # what the student looks at, beside it; written for the best trials of a sweep
 PICKED_CONFIG, PICKED_CARD = "config.yaml", "card.md"  # beside a copy of STUDENT in the folder of a picked trial
 ATTEMPT: Final = "attempt-"  # with a number, the name of an attempt at a trial in the folder of its checkpoints

@@ -18,12 +18,15 @@ from sweep.pareto import admit
 from sweep.selection import Choice, Selection, best_first, choose, rule_of
 from sweep.types import Record, Values
 
-# Localisation maps that ignore the image, by the ending of their score's name, such as `val/pointing_chance`.
+# What ignores the image, by the ending of its score's name, such as `val/pointing_chance`: localisation maps, and the
+# answers and boxes of `mmpkd.vlm.scores.yardsticks`.
 IMAGE_BLIND: Final = {
     "chance": "by chance",
     "content": "by avoiding the padding",
     "centre": "by pointing at the centre",
     "prior": "by the mean training ROI",
+    "frequent": "by the most frequent training answers",
+    "mean_box": "by the mean training box",
 }
 
 
@@ -221,9 +224,9 @@ def picked(records: Sequence[Record], select: str | Selection) -> Record | None:
 
 
 def image_blind_scores_of(record: Run, goal: str) -> dict[str, float]:
-    """Returns the scores that maps which ignore the image reach by a goal on the same patients, by the name of the map
-    in `IMAGE_BLIND`. There are none for a goal that scores no map. A map that avoids the padding is left out where it
-    scores as chance does, because the images have no padding.
+    """Returns the scores that maps, answers and boxes which ignore the image reach by a goal on the same patients, by
+    their name in `IMAGE_BLIND`. There are none for a goal of classification. A map that avoids the padding is left out
+    where it scores as chance does, because the images have no padding.
     """
     return image_blind_means([record], goal)
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from mmpkd.config import IMAGE, TrialConfig
 from mmpkd.teachers import resolve
 from sweep.space.draw import Drawn, value_at
+from sweep.types import shuffled_teacher_of
 
 BRANCH: Final = "branch"  # the parameter with the label of a `one_of` that stands directly in an arm
 SHORT_NAMES: Final = {"temperature": "T", "weight": "w", "weight_decay": "wd"}
@@ -54,10 +55,12 @@ def tags_of(config: TrialConfig, repeat_of: int | None) -> dict[str, str]:
       seed.
     """
     teachers = {name: resolve(config.teachers[name]) for name in config.active_teachers()}
+    controls = [name for name, teacher in teachers.items() if teacher.control]
+    controls += shuffled_teacher_of(config.distillation)
     columns = {column for teacher in teachers.values() for column in teacher.near_label_inputs}
     tags = {
         "reference": "" if config.student.reads == (IMAGE,) else "yes",
-        "control": ", ".join(name for name, teacher in teachers.items() if teacher.control),
+        "control": ", ".join(controls),
         "near_label": ", ".join(sorted(columns)),
         "repeat_of": "" if repeat_of is None else str(repeat_of),
     }

@@ -6,10 +6,10 @@ import re
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from mmpkd.types import UserError
-from sweep.storage.layout import ATTEMPT, STUDENT, SweepFolder
+from sweep.storage.layout import ATTEMPT, STUDENT, VLM_STUDENT, SweepFolder
 from sweep.transfer.addresses import Place
 from sweep.transfer.refusals import in_words
 
@@ -39,8 +39,19 @@ def next_attempt(names: Iterable[str], unique: bool = False) -> str:
     return f"{ATTEMPT}{int(match[1]) + 1 if match else 1}{f'-{uuid.uuid4().hex[:8]}' if unique else ''}"
 
 
-def kept_student(folder: SweepFolder, number: int) -> Place | None:
-    """Returns the folder of the last attempt at a trial that has left a student in the sweep's storage, or None.
+class Kept(NamedTuple):
+    """A student that a trial has left: the folder of its attempt, and the name of its file there."""
+
+    attempt: Place
+    name: str
+
+    @property
+    def file(self) -> Place:
+        return self.attempt.child(self.name)
+
+
+def kept_student(folder: SweepFolder, number: int) -> Kept | None:
+    """Returns the student of the last attempt at a trial that has left one in the sweep's storage, or None.
 
     Raises:
         UserError: the storage cannot be read.
@@ -51,4 +62,5 @@ def kept_student(folder: SweepFolder, number: int) -> Place | None:
     except OSError as error:
         raise UserError(in_words(error) if folder.address else f"{trial}: cannot be read ({error.strerror})") from error
     attempts = attempts_in_order({file.partition("/")[0] for file in files})
-    return next((trial.child(attempt) for attempt in reversed(attempts) if f"{attempt}/{STUDENT}" in files), None)
+    places = ((attempt, name) for attempt in reversed(attempts) for name in (STUDENT, VLM_STUDENT))
+    return next((Kept(trial.child(attempt), name) for attempt, name in places if f"{attempt}/{name}" in files), None)

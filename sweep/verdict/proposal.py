@@ -39,7 +39,9 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
 
     Raises:
         ConfigError: the sweep cannot be confirmed so.
+        UserError: its cohort is another one now.
     """
+    refuse_other_cohort(trials, store)
     if any(isinstance(trials.config_of(record).student, VlmConfig) for record in trials.records[:1]):
         problem = "students that answer questions cannot be confirmed yet"
         raise ConfigError.at("student.kind", f"{problem}; compare arms over seeds with search.repeats=5")
@@ -97,6 +99,23 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         test_patients=patients,
         after=_hash_before(folder),
     )
+
+
+def refuse_other_cohort(trials: Candidates, store: Store) -> None:
+    """Checks that a cohort is the one that the sweep has searched. One image more or one label corrected deals patients
+    anew, so that patients of training and validation would be in the test part.
+
+    Raises:
+        UserError: it is another one.
+    """
+    searched = trials.sweep.plan.get("store") or store.fingerprint
+    if searched != store.fingerprint:
+        folder, root = trials.sweep.folder, trials.cohort.root
+        problem = f"{folder} has searched the prepared cohort {searched}, which is now {store.fingerprint}"
+        where = f" in {root}" if root else ""
+        cause = f"the files of the cohort{where} or its reader have changed, and with them the parts"
+        remedy = "put the old files back, give their folder as cohort.root=DIR, or run a new sweep on the new ones"
+        raise UserError(f"{problem}: {cause}; {remedy}")
 
 
 def _hash_before(folder: ConfirmationFolder) -> str:
@@ -158,7 +177,7 @@ def frozen(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, store
         raise UserError(f"{problem}; confirm {protocol.sweep}, give the sweep that name again, or {new}")
     if protocol.cohort != store.fingerprint:
         problem = f"{folder.protocol} was frozen for the prepared cohort {protocol.cohort}, which is now"
-        raise UserError(f"{problem} {store.fingerprint}; put the data back, or {new}")
+        raise UserError(f"{problem} {store.fingerprint}; put the data back as they were when the sweep began")
     for number in (number for numbers in protocol.finalists.values() for number in numbers):
         try:
             trials.trial(number)
@@ -250,7 +269,7 @@ def design_after_choice(
     counted = patients.deciding(goal, protocol.localisation)
     searches = luck[arm], luck[protocol.reference]
     level = first_step(len(protocol.arms) * len(protocol.goals()))
-    design = Design.of_finalists(
+    design = Design.measured(
         treated, reference, searches, patients.all, counted, len(protocol.seeds), level
     ).with_patients(protocol.test_patients)
     design = design.widened(_overlap(protocol))

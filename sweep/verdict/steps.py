@@ -34,7 +34,14 @@ from sweep.verdict.results.tracked import event_of, track
 from sweep.verdict.training import phases
 from sweep.verdict.training.choice import choose
 from sweep.verdict.training.nested import OwnFolds, left_out, own_folds
-from sweep.verdict.training.sweeps import StoppedError, Sweeps, require_trainable, run_options
+from sweep.verdict.training.sweeps import (
+    StoppedError,
+    Sweeps,
+    refuse_long_name,
+    require_trainable,
+    run_options,
+    with_overrides,
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ def confirm(
         UserError: the sweep cannot be confirmed so.
     """
     of_sweep = run_options([f"name={trials.sweep.folder.name}", *words])
+    trials = replace(trials, cohort=with_overrides(trials.cohort, of_sweep.overrides))
     store, cache = prepare_shared(prepare, trials.cohort, of_sweep)
     own = SealedPart(store, trials.cohort.fold)
     folder, again = newest(trials.sweep.folder), options["again"] == "true"
@@ -81,6 +89,7 @@ def confirm(
         else:
             folder = folder.next
     folder.require_kinds()
+    refuse_long_name(folder, wanted.folds)
     protocol = frozen(trials, wanted, folder, store) or propose(trials, wanted, folder, store)
     is_frozen, is_plan = folder.protocol.exists(), options["plan"] == "true"
     if not is_frozen:
@@ -98,8 +107,8 @@ def confirm(
         raise ConfigError.at("external", "is scored by students of a whole cohort, not by those of folds; leave it out")
     if external and not is_frozen:
         protocol = protocol.model_copy(update={"external": external.store.fingerprint})
-    opened, storage = tested.stores[0] if isinstance(tested, Folds) else store, of_sweep.all_sweeps
-    ledgers = [ledger := Ledger.of(cache, tested.source, storage, tested.part, opened)]
+    storage = of_sweep.all_sweeps
+    ledgers = [ledger := Ledger.of(cache, tested.source, storage, tested.part, tested.stores[0])]
     ledgers += [external.ledger(cache, storage)] if external else []
     refuse_another(ledgers, protocol.hash)
     warn([line for each in ledgers for line in each.warnings()], console)
@@ -185,19 +194,19 @@ def _to_the_verdict(
     else:
         choices = [choice := choose(sweeps, protocol, trials, own)]
         luck = {**choice.luck}
-        validated = patients_of(own.store, own.choice_rows(len(protocol.choose_seeds)))
+        validated = patients_of(own.store, own.choice_rows(len(protocol.choose_seeds)), protocol.goal)
         show_power_after_choice(protocol, choice.scores, luck, validated, console)
         parts = tested.phases(phases.training(protocol, trials, choice.chosen, tested.tasks), protocol.goals())
     trained: list[Trained] = []
-    for phase in parts:
-        sweep, records = sweeps.train(phase, trials)
+    for phase, store in zip(parts, tested.stores, strict=True):
+        sweep, records = sweeps.train(phase, trials, store.fingerprint)
         finalists.require_all(records, list(phase.configs), len(phase.seeds), sweep.errors)
         trained.append((sweep, records))
 
     ledger.open(folder, protocol.hash, command, again)
     scores = tested.scores(folder, protocol, trained, evaluation)
     changes = ledger.note_result(folder, protocol.hash, result_of(scores, protocol))
-    verdict = judge(protocol, scores, tested.patients(), luck)
+    verdict = judge(protocol, scores, tested.patients(protocol.goal), luck)
     records, notes = [record for _, each in trained for record in each], [*changes, *tested.notes]
     versions = {**library_versions(), "commit": code_commit()}
     notes += left_out(protocol, parts) if protocol.space else []
@@ -208,7 +217,8 @@ def _to_the_verdict(
         scorer = external.scorer(own.store, own.train_rows, evaluation, protocol.goals())
         scores = scores_of(folder, protocol, *trained[0], external.part, lambda _: scorer)
         changes = ledgers[1].note_result(folder, protocol.hash, result_of(scores, protocol))
-        elsewhere = judge(protocol, scores, patients_of(external.store, external.rows, external.labels), luck)
+        patients = patients_of(external.store, external.rows, protocol.goal, external.labels)
+        elsewhere = judge(protocol, scores, patients, luck)
         of_external = [*changes, *external.notes(protocol.localisation, own.store)]
         outside = External(external.name, bool(protocol.external), elsewhere, of_external, ledgers[1].read())
         circumstances = replace(circumstances, external=outside)

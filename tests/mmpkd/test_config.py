@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+from pydantic import field_serializer
 
 from mmpkd.config import TrialConfig, dump_trial, load_trial, validate
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import overridden
 from mmpkd.near_names import near
-from mmpkd.types import ConfigError
+from mmpkd.types import ConfigError, Strict
 
 MINIMAL = {"cohort": {"reader": "synthetic"}}
 
@@ -114,3 +115,24 @@ def test_a_search_space_is_refused_as_a_configuration(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("arms: {none: {}}\nepochs: 3\n")
     with pytest.raises(ConfigError, match=r"is a search space; .*python -m sweep\.run space="):
         load_trial(tmp_path / "space.yaml")
+
+
+def test_an_interrupt_while_a_configuration_is_dumped_stays_one() -> None:
+    """pydantic wraps what is raised in a serializer in an error of its own, which Ctrl-C would end with a traceback."""
+
+    class Outer(Strict):
+        inner: Inner
+
+    for dump in (Outer(inner=Inner()).model_dump, Outer(inner=Inner()).model_dump_json):
+        with pytest.raises(KeyboardInterrupt):
+            dump()
+
+
+class Inner(Strict):
+    """A configuration during whose serialization a signal arrives."""
+
+    @field_serializer("value", check_fields=False)
+    def _interrupted(self, value: int) -> int:
+        raise KeyboardInterrupt
+
+    value: int = 0

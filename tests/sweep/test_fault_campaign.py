@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from benchmarks.attempts import Loss
 from benchmarks.chaos.verdict import lost_trials, trained_twice, wrong_epochs
 from benchmarks.fault_campaign import SHARE, schedule, with_own_mounts
-from benchmarks.witness import Loss, lines_of
+from benchmarks.witness import lines_of
 
 ROOT = Path(__file__).parents[2]
 FAULTS, TRIALS, EPOCHS = 8, 26, 6  # many trials may end while the sweep recovers from a fault

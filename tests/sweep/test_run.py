@@ -15,8 +15,9 @@ import ray
 import yaml
 from rich.console import Console
 
+from benchmarks.attempts import extra_epochs
 from benchmarks.interrupted import disagreements, interrupt
-from benchmarks.witness import extra_epochs, faults, lines_of, logged
+from benchmarks.witness import faults, lines_of, logged
 from mmpkd.config import CohortConfig, TrialConfig, load_trial
 from mmpkd.types import ConfigError, UserError
 from sweep import driver

@@ -9,18 +9,18 @@ import pandas as pd
 
 from mmpkd.vlm.boxes import parse
 from mmpkd.vlm.scores import text
-from mmpkd.vlm.scores.answers import cleaned, containment, exact_match, words
+from mmpkd.vlm.scores.answers import words
 from mmpkd.vlm.scores.averages import by_modality, mean_and_error, over_modalities
-from mmpkd.vlm.scores.grounding import THRESHOLD, Pointing, best_overlaps, pointing
+from mmpkd.vlm.scores.grounding import THRESHOLD, best_overlaps
+from mmpkd.vlm.scores.per_item import OF_BOXES, OF_WORDS, part, prepared, scored
 
-COLUMNS = ("answer", "response", "task", "modality", "patient")
 GROUNDING, CLOSED = "VG", "RO"  # the tasks of Med-GRIT whose name says how they are scored
 MOST_WORDS = 3  # of a true answer of a closed task
-SCORES: Mapping[str, Callable[[str, str], float]] = {"containment": containment, "rouge_l": text.rouge_l}
 MBMR = (*(f"bleu{order}" for order in text.ORDERS), "meteor", "rouge_l")
+Judged = Mapping[str, Literal["containment", "rouge_l"]]  # by task, see `own_scores`
 
 
-def own_scores(items: pd.DataFrame) -> dict[str, Literal["containment", "rouge_l"]]:
+def own_scores(questions: pd.DataFrame) -> Judged:
     """Returns by which score the responses of each task are judged, for the tasks that are not pure grounding.
 
     A task is pure grounding if it is named VG, or no true answer has a word outside its boxes. A task is closed, and
@@ -28,9 +28,12 @@ def own_scores(items: pd.DataFrame) -> dict[str, Literal["containment", "rouge_l
     "malignant melanoma"). All others are judged by ROUGE-L.
 
     Args:
-        items: with the columns task and answer; every item counts, so the rule is that of these items.
+        questions: with the columns task and answer (NaN: not answered). The rule belongs to a cohort, and these are all
+            of its questions: if it followed from the part that is scored, a single long answer would decide by its
+            place which score a part gets.
     """
-    most = items["answer"].map(lambda answer: len(words(answer))).groupby(items["task"].to_numpy(), sort=True).max()
+    known = questions[questions["answer"].notna()]
+    most = known["answer"].map(lambda answer: len(words(answer))).groupby(known["task"].to_numpy(), sort=True).max()
     return {
         str(task): "containment" if task == CLOSED or num_words <= MOST_WORDS else "rouge_l"
         for task, num_words in most.items()
@@ -38,11 +41,12 @@ def own_scores(items: pd.DataFrame) -> dict[str, Literal["containment", "rouge_l
     }
 
 
-def goals(items: pd.DataFrame) -> dict[str, float]:
+def goals(items: pd.DataFrame, judged: Judged | None = None) -> dict[str, float]:
     """Returns the goals of a sweep with their standard errors over patients.
 
     Args:
         items: see the package.
+        judged: the rule of the cohort, see `own_scores`. None: that of these items.
 
     Returns:
         `answer`: the mean over the tasks of `own_scores` of the mean over their modalities; an item whose true answer
@@ -51,12 +55,13 @@ def goals(items: pd.DataFrame) -> dict[str, float]:
         `all_scores`. Only modalities that have items count. `answer_se` and `recall50_se` are NaN where they are not
         known, see `mean_and_error`. A goal without items is absent.
     """
-    items = _prepared(items)
+    items = prepared(items)
     scores: dict[str, float] = {}
     answer_parts = []
-    for task, name in own_scores(items).items():
+    for task, name in (own_scores(items) if judged is None else judged).items():
         of_task = items[(items["task"] == task) & items["has_words"]]
-        answer_parts.append(_part(of_task, SCORES[name]))
+        if len(of_task):
+            answer_parts.append(_part(of_task, OF_WORDS[name]))
     if answer_parts:
         scores["answer"], scores["answer_se"] = mean_and_error(answer_parts)
     with_boxes = items[items["num_boxes"] > 0]
@@ -66,7 +71,7 @@ def goals(items: pd.DataFrame) -> dict[str, float]:
     return scores
 
 
-def all_scores(items: pd.DataFrame, authors: bool = False) -> dict[str, float]:
+def all_scores(items: pd.DataFrame, authors: bool = False, judged: Judged | None = None) -> dict[str, float]:
     """Returns the goals and all other scores by task, `<task>/<score>`, and modality, `<task>/<score>/<modality>`.
 
     A task with true boxes has `recall50`, `recall50_matched`, `precision50_matched` (matched boxes among the predicted
@@ -79,9 +84,10 @@ def all_scores(items: pd.DataFrame, authors: bool = False) -> dict[str, float]:
     Args:
         items: see the package.
         authors: means count a missing modality of Med-GRIT as 0, see `over_modalities`. The goals are not changed.
+        judged: as of `goals`.
     """
-    scores = goals(items)
-    items = _prepared(items)
+    scores = goals(items, judged)
+    items = scored(items)
     for prefix, of_task in [("", items), *((f"{task}/", rows) for task, rows in items.groupby("task", sort=True))]:
         tables = _grounding(of_task[of_task["num_boxes"] > 0])
         if prefix:
@@ -95,18 +101,6 @@ def all_scores(items: pd.DataFrame, authors: bool = False) -> dict[str, float]:
     return scores
 
 
-def _prepared(items: pd.DataFrame) -> pd.DataFrame:
-    """Returns the items with cleaned responses, and with what their true answers hold."""
-    assert set(COLUMNS) <= set(items.columns), f"items lack {set(COLUMNS) - set(items.columns)}"
-    assert not items[list(COLUMNS)].isna().any(axis=None), "items have cells without a value"
-    answers = items["answer"].to_list()
-    return items.assign(
-        response=[cleaned(*pair) for pair in zip(items["response"], answers, strict=True)],
-        has_words=[bool(words(answer)) for answer in answers],
-        num_boxes=[len(parse(answer)) for answer in answers],
-    )
-
-
 def _part(items: pd.DataFrame, score: Callable[[str, str], float]) -> pd.DataFrame:
     """Returns the score of each item as a part of a goal, see `averages`."""
     values = [score(*pair) for pair in zip(items["answer"], items["response"], strict=True)]
@@ -117,27 +111,14 @@ def _grounding(items: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Returns the scores of boxes by modality. All items have true boxes."""
     if items.empty:
         return {}
-    pairs = zip(items["answer"], items["response"], strict=True)
-    reached = pd.DataFrame([pointing(*pair) for pair in pairs], columns=Pointing._fields, index=items.index)
-    sums = {
-        "recall50": ("recalled", "num_true"),
-        "recall50_matched": ("matched", "num_true"),
-        "precision50_matched": ("matched", "num_predicted"),
-        "mean_iou": ("total_iou", "num_true"),
-    }
-    sizes = reached.assign(modality=items["modality"])
-    tables = {
-        name: by_modality(sizes[["modality"]].assign(value=sizes[value], size=sizes[size]))
-        for name, (value, size) in sums.items()
-    }
+    tables = {name: by_modality(part(items, name)) for name in OF_BOXES}
     tables["precision50_matched"] = {name: tables["precision50_matched"].get(name, 0.0) for name in tables["recall50"]}
     return tables
 
 
 def _texts(items: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Returns the scores of words by modality. All true answers have words."""
-    scores = {"containment": containment, "exact_match": exact_match, "rouge_l": text.rouge_l, "meteor": text.meteor}
-    tables = {name: by_modality(_part(items, score)) for name, score in scores.items()}
+    tables = {name: by_modality(part(items, name)) for name in OF_WORDS}
     for modality, rows in items.groupby("modality", sort=True):
         for name, score in text.bleu(rows["answer"].to_list(), rows["response"].to_list()).items():
             tables.setdefault(name, {})[str(modality)] = score

@@ -34,6 +34,14 @@ class NoSynonyms:
         return []
 
 
+def missing_libraries() -> str:
+    """Returns which libraries of the text scores are not installed, and the command that installs them; else ''."""
+    if missing := [name for name in LIBRARIES if find_spec(name) is None]:
+        problem = f"the scores of answers need {', '.join(missing)}, which this Python lacks"
+        return f"{problem}; install with: pip install 'mmpkd[vlm]'"
+    return ""
+
+
 @cache
 def require_libraries() -> None:
     """Checks that the libraries of the text scores are installed.
@@ -41,9 +49,8 @@ def require_libraries() -> None:
     Raises:
         UserError: a library is missing.
     """
-    if missing := [name for name in LIBRARIES if find_spec(name) is None]:
-        problem = f"the scores of answers need {', '.join(missing)}, which this Python lacks"
-        raise UserError(f"{problem}\n  install with: pip install 'mmpkd[vlm]'")
+    if missing := missing_libraries():
+        raise UserError(missing)
 
 
 @cache

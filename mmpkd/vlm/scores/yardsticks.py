@@ -11,18 +11,20 @@ import pandas as pd
 
 from mmpkd.vlm.boxes import Box, parse, written
 from mmpkd.vlm.scores.answers import outside_boxes
-from mmpkd.vlm.scores.goals import goals
+from mmpkd.vlm.scores.goals import Judged, goals
 
 Key = TypeVar("Key", bound=Hashable)
+GOALS = {"answer_frequent": "answer", "recall50_mean_box": "recall50"}  # the goal of each yardstick
 
 
-def yardsticks(train_items: pd.DataFrame, items: pd.DataFrame) -> dict[str, float]:
+def yardsticks(train_items: pd.DataFrame, items: pd.DataFrame, judged: Judged | None = None) -> dict[str, float]:
     """Returns the goals of answers that look at no image.
 
     Args:
         train_items: training items with the columns question, answer, task and modality. Those without an answer (NaN)
             are left out.
         items: the items that are scored, with the columns question, answer, task, modality and patient.
+        judged: as of `goals`.
 
     Returns:
         `answer_frequent`: the goal `answer` if each item gets the most frequent training answer of its task and
@@ -32,15 +34,18 @@ def yardsticks(train_items: pd.DataFrame, items: pd.DataFrame) -> dict[str, floa
         answers of its modality or, without any, of all modalities.
         A yardstick is absent where its goal is absent, or no training answer allows it.
     """
-    known = train_items[train_items["answer"].notna()]
-    scores = {
-        "answer_frequent": ("answer", _priors(known, items)),
-        "recall50_mean_box": ("recall50", _boxes(known, items)),
-    }
+    scores = {name: (GOALS[name], responses) for name, responses in blind_answers(train_items, items).items()}
     reached = {
-        name: (goal, goals(items.assign(response=responses))) for name, (goal, responses) in scores.items() if responses
+        name: (goal, goals(items.assign(response=responses), judged)) for name, (goal, responses) in scores.items()
     }
     return {name: values[goal] for name, (goal, values) in reached.items() if goal in values}
+
+
+def blind_answers(train_items: pd.DataFrame, items: pd.DataFrame) -> dict[str, list[str]]:
+    """Returns for each yardstick its answer to each item, without those that no training answer allows."""
+    known = train_items[train_items["answer"].notna()]
+    answers = {"answer_frequent": _priors(known, items), "recall50_mean_box": _boxes(known, items)}
+    return {name: responses for name, responses in answers.items() if responses}
 
 
 def _priors(known: pd.DataFrame, items: pd.DataFrame) -> list[str]:

@@ -13,15 +13,20 @@ from torch import nn
 from mmpkd import checkpoint
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
+from mmpkd.frames import Letterbox
 from mmpkd.machine.resources import memory, process_bytes
 from mmpkd.training.probe import Cost
+from mmpkd.vlm.rows import moved
 from mmpkd.vlm.training.run import VlmRun
+
+WHOLE = Letterbox(1, 1, 1)  # a box has as many tokens wherever it lies
 
 
 class VlmProbe:
     """A configuration that is built and ready to be timed. Its teacher, if there is one, has random weights.
 
-    Answers of an untrained model are as long as they may be, so that the validation is priced at its upper end.
+    A validation is priced with answers as long as the longest true one, or `max_new_tokens` if that is less. Answers of
+    an untrained model are as long as they may be, and those of a trained one seldom exceed the true ones.
     """
 
     def __init__(self, config: TrialConfig, store: Store):
@@ -48,7 +53,7 @@ class VlmProbe:
             step()
             count += 1
         each, started = (self._now() - started) / count, self._now()
-        run.answers()
+        run.val.answers(run.vlm, range(len(run.val)), self._longest(), self._config.evaluation.batch_size, run.device)
         num_images = run.val.table["row"].nunique()
         cuda, device = run.device.type == "cuda", run.device
         return Cost(
@@ -71,6 +76,13 @@ class VlmProbe:
             return 0.0
         per_item = step / min(self._config.optimizer.batch_size, len(self._targets))
         return teacher.epochs * len(self.run.items.answered) * per_item
+
+    def _longest(self) -> int:
+        """Returns the most tokens of a true answer, with its end, as far as the student may write so many."""
+        run = self.run
+        texts = run.val.table["answer"].dropna().unique()
+        longest = max(len(run.processor.tokens.encode(moved(text, WHOLE, run.processor.box_steps))) for text in texts)
+        return min(longest + 1, run.own.max_new_tokens)
 
     def _checkpoint_bytes(self) -> int:
         parts, progress = nn.ModuleDict({"targets": self.run.targets}), checkpoint.Progress(0, 0)

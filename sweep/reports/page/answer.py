@@ -1,4 +1,4 @@
-"""What a sweep shows: each arm against the arm without a teacher, and against maps that ignore the image.
+"""What a sweep shows: each arm against the arm without a teacher, and against what ignores the image.
 
 A sweep compares the best of many trials on patients by whom they were chosen, so it can suggest a difference but not
 prove it. The words say so.
@@ -29,6 +29,7 @@ INTERVALS: Final = (
 VERDICT: Final = (
     "The verdict on an arm needs fresh seeds and the test part, which a sweep does not read: python -m sweep.confirm."
 )
+NO_VERDICT: Final = "The verdict on an arm needs fresh seeds and other patients; sweep.confirm has none on answers yet."
 EMPTY: Final = "-"  # in a table
 UNKNOWN: Final = "not known"
 
@@ -100,7 +101,7 @@ def _difference(record: Record, baseline: Record, goal: str) -> Interval:
 
 
 def _without_the_image(records: Sequence[Record], goal: str) -> list[str]:
-    """Returns a sentence that compares the best trial with the best map that ignores the image, if there is one."""
+    """Returns a sentence that compares the best trial with the best score without the image, if there is one."""
     best = best_of(records, goal)
     if best is None or not (scores := image_blind_scores_of(best, goal)):
         return []
@@ -121,8 +122,8 @@ def columns(goal: str, records: Sequence[Record]) -> list[str]:
 
 
 def rows(records: Sequence[Record], arms: Sequence[str], goal: str) -> list[list[str]]:
-    """Returns a row for the best trial of each arm by a goal, the baseline first. For a goal of localisation, rows
-    follow for each kind of map that ignores the image, and for the best map that is possible.
+    """Returns a row for the best trial of each arm by a goal, the baseline first. Rows follow for what ignores the
+    image, and for the best map that is possible.
     """
     overall = best_of(records, goal)
     scores = image_blind_scores_of(overall, goal) if overall else {}

@@ -24,7 +24,10 @@ PARALLEL_LINES: Final = 1200  # in all parallel coordinates of a page
 EFFECT_CHARTS: Final = 60  # about how many charts of effects a page has
 EFFECT_POINTS: Final = 2000  # in all of them
 MAX_BARS: Final = 100  # trials in a chart that all have error bars; in a fuller chart they would hide the points
-BLIND_DASHES: Final = {"chance": "dot", "content": "dashdot", "centre": "dash", "prior": "solid"}
+BLIND_DASHES: Final = {
+    **{"chance": "dot", "content": "dashdot", "centre": "dash", "prior": "solid"},
+    **{"frequent": "dot", "mean_box": "dash"},
+}
 LAST_DASH: Final = "longdash"
 LAST_COUNTS: Final = (
     "The scores of a trial are those of its last epoch. A higher score of an earlier epoch does not count: choosing "

@@ -22,6 +22,7 @@ from sweep.reports.page.sections import answer, arms_table, origin, trials_table
 from sweep.reports.page.style import PAGE, contents, sections
 from sweep.reports.teachers import students_above_teachers, teacher_warnings
 from sweep.selection import Selection
+from sweep.space.search_config import are_of_answers
 from sweep.storage.layout import SweepFolder
 from sweep.types import Record
 
@@ -33,6 +34,7 @@ ERRORS: Final = (
 AT_THE_END: Final = (
     "Pictures of where the students look, importances of parameters and the command of the sweep follow at the end."
 )
+ANSWERS_AT_THE_END: Final = "Importances of parameters and the command of the sweep follow at the end."
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def write_report(
     if goals:
         parts["What parameters do"] = parameters(records, arms, goals, styles, ended is not None)
     parts["Arms"] = arms_table(totals) if totals else ""
-    parts["How it was made"] = origin(folder, records, totals, ended.facts if ended else {})
-    later = "" if ended else f" {AT_THE_END}"
+    parts["How it was made"] = origin(folder, records, totals, ended.facts if ended else {}, goals)
+    later = "" if ended else f" {ANSWERS_AT_THE_END if are_of_answers(goals) else AT_THE_END}"
     head = f"<p><strong>{escape(note)}.</strong>{later}</p>" if note else ""
     head += f'<p class="note">{counts}</p>{contents(parts)}'
     head += _list("What limits this", missing) if "The answer" not in parts else ""

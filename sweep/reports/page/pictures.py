@@ -21,7 +21,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.scoring.pictures import OUTLINE, as_picture, example_rows, outline, student_maps, under_map
 from sweep.selection import Selection, best_first, rule_of
-from sweep.space.search_config import SCORES
+from sweep.space.search_config import SCORES, are_of_answers
 from sweep.storage.layout import SweepFolder
 from sweep.storage.records import candidates, compared_metric
 from sweep.students import read_student
@@ -53,11 +53,13 @@ def pictures(
 ) -> str:
     """Returns a table of pictures as HTML: a row for each of at most `NUM_IMAGES` validation images with a region, a
     column for the image alone, one for the best student of each arm, and one for the best by each goal of localisation.
-    Where there is nothing to draw, returns the reason.
+    Where there is nothing to draw, returns the reason; nothing for students that answer.
 
     Only trials on the front and the best by `search.select` keep their students. The best trial whose student is kept
     stands for an arm or a goal. Its column names it.
     """
+    if are_of_answers(goals):  # they have no map
+        return ""
     if store.facts.credentialed:
         return note(CREDENTIALED)
     students, notes = _students(folder, records, arms, goals, select)

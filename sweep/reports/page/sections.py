@@ -10,8 +10,9 @@ from typing import Final
 from sweep.provenance import code_commit, library_versions
 from sweep.reports.arms import ARM_COLUMNS, ArmTotals
 from sweep.reports.console import TEACHER_COLUMN, cells, off_front, sampled
-from sweep.reports.page.answer import BASELINE, CAUTION, EMPTY, INTERVALS, VERDICT, columns, rows, sentences
+from sweep.reports.page.answer import BASELINE, CAUTION, EMPTY, INTERVALS, NO_VERDICT, VERDICT, columns, rows, sentences
 from sweep.selection import Selection, best_first, rule_of
+from sweep.space.search_config import are_of_answers
 from sweep.storage.layout import BEST, SweepFolder
 from sweep.storage.records import best_of, compared_metric, front_of, picked
 from sweep.types import Record
@@ -21,6 +22,10 @@ PROTOCOL: Final = (
     "Trials were chosen by their scores on validation patients. Splits go by patient. Students see images only; "
     "regions of interest and privileged columns are used for scores and by teachers."
 )
+PROTOCOL_OF_ANSWERS: Final = (
+    "Trials were chosen by their scores on validation patients. Splits go by patient. Students see an image and a "
+    "question; true answers are used for scores and to train, and a teacher may see another image of the patient."
+)
 
 
 def answer(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str]) -> str:
@@ -29,7 +34,8 @@ def answer(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str])
         f"<li><strong>{escape(goal)}</strong>: {escape(line)}</li>" for goal, line in sentences(records, arms, goals)
     ]
     tables = [table(columns(goal, records), rows(records, arms, goal)) for goal in goals]
-    words = f'<ul class="answer">{"".join(lines)}</ul><p>{CAUTION} {VERDICT}</p>'
+    verdict = NO_VERDICT if are_of_answers(goals) else VERDICT
+    words = f'<ul class="answer">{"".join(lines)}</ul><p>{CAUTION} {verdict}</p>'
     return f'{words}{"".join(tables)}<p class="note">{INTERVALS}</p>'
 
 
@@ -65,7 +71,11 @@ def arms_table(totals: Sequence[ArmTotals]) -> str:
 
 
 def origin(
-    folder: SweepFolder, records: Sequence[Record], totals: Sequence[ArmTotals], facts: Mapping[str, str]
+    folder: SweepFolder,
+    records: Sequence[Record],
+    totals: Sequence[ArmTotals],
+    facts: Mapping[str, str],
+    goals: Sequence[str] = (),
 ) -> str:
     """Returns how the sweep was made: protocol, data, code, versions and cost.
 
@@ -73,7 +83,7 @@ def origin(
         facts: further lines by their titles, such as the command.
     """
     plan = folder.read_plan()
-    lines = {"protocol": PROTOCOL, **facts}
+    lines = {"protocol": PROTOCOL_OF_ANSWERS if are_of_answers(goals) else PROTOCOL, **facts}
     images = f", {plan['samples']} images" if plan.get("samples") else ""
     lines |= {"data": f"fingerprint {plan['store']}{images}"} if plan.get("store") else {}
     lines |= {"code": f"commit {commit}"} if (commit := code_commit()) else {}

@@ -113,8 +113,8 @@ class Folds:
         cohorts = sealed_in_turn(self.config, len(self.stores))
         return [training.on(cohort, f"fold{fold}", goals) for fold, cohort in enumerate(cohorts)]
 
-    def patients(self) -> Patients:
-        return patients_of(self.stores[0], np.arange(len(self.stores[0].sample_ids)))
+    def patients(self, goal: str) -> Patients:
+        return patients_of(self.stores[0], np.arange(len(self.stores[0].sample_ids)), goal)
 
     def scores(
         self, folder: ConfirmationFolder, protocol: Protocol, trained: Sequence[Trained], evaluation: EvaluationConfig

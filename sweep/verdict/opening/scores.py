@@ -13,7 +13,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig, TrialConfig
 from mmpkd.export.student_file import Exported, source_of
 from mmpkd.machine.checksums import fingerprint
-from mmpkd.scoring.patients import rarer_class
+from mmpkd.scoring.patients import by_patient, rarer_class
 from mmpkd.scoring.replicates import REPLICATES, PartScorer, Scored
 from mmpkd.scoring.validation import Labels
 from mmpkd.types import Task, UserError
@@ -32,6 +32,7 @@ from sweep.verdict.training.phases import Phase
 
 # A sweep with its trials, of each of which there is a student.
 Trained: TypeAlias = tuple[SweepFolder, Sequence[Record]]
+OF_PATIENTS: Final = "val/auroc_patient"
 DIGITS: Final = 4  # of scores that are compared
 ANEW: Final = "and the same command writes it anew"  # what follows if a file with scores is damaged
 
@@ -53,6 +54,11 @@ class SealedPart:
     @property
     def source(self) -> str:
         return source_of(self.store.manifest)
+
+    @property
+    def stores(self) -> Sequence[Store]:
+        """The prepared cohort of each part that is tested."""
+        return [self.store]
 
     @property
     def tasks(self) -> Sequence[Task]:
@@ -78,8 +84,8 @@ class SealedPart:
     def phases(self, training: Phase, goals: Sequence[str]) -> list[Phase]:
         return [training]
 
-    def patients(self) -> Patients:
-        return patients_of(self.store, self.store.rows("test"))
+    def patients(self, goal: str) -> Patients:
+        return patients_of(self.store, self.store.rows("test"), goal)
 
     def scores(
         self, folder: ConfirmationFolder, protocol: Protocol, trained: Sequence[Trained], evaluation: EvaluationConfig
@@ -121,15 +127,20 @@ def evaluation_of(trials: Candidates) -> EvaluationConfig:
     return trials.config_of(trials.records[0]).evaluation
 
 
-def patients_of(store: Store, rows: NDArray[np.int64], labels: Labels | None = None) -> Patients:
+def patients_of(store: Store, rows: NDArray[np.int64], goal: str, labels: Labels | None = None) -> Patients:
     """Returns how many patients among the samples decide each score.
 
     Args:
+        goal: the primary score. That of patients leaves out those whose images disagree.
         labels: labels of the samples, if the students' tasks are not those of the store.
     """
     patient_N = store.patient_N[rows]
-    target_NK, known_NK = labels[1:] if labels else (store.target_NK[rows], store.known_NK[rows])
-    rarer_K = rarer_class(target_NK, known_NK, patient_N)
+    tasks, target_NK, known_NK = labels or (store.facts.tasks, store.target_NK[rows], store.known_NK[rows])
+    if goal == OF_PATIENTS:
+        each = by_patient(np.zeros(target_NK.shape), target_NK, known_NK, tasks, patient_N)
+        rarer_K = rarer_class(each.target_PK, each.known_PK, np.arange(len(each.first_P)))
+    else:
+        rarer_K = rarer_class(target_NK, known_NK, patient_N)
     rarer_K = rarer_K[rarer_K > 0]
     with_roi = [bool(store.rois(int(row))) for row in rows]
     return Patients(

@@ -55,7 +55,7 @@ def choose(
         UserError: something is damaged.
     """
     choosing, arm_of = phases.choosing(protocol, trials, name)
-    sweep, records = sweeps.train(choosing, trials)
+    sweep, records = sweeps.train(choosing, trials, own.store.fingerprint)
     results = finalists.results_of(records, arm_of, protocol.goal)
     chosen = finalists.choose(results, len(protocol.choose_seeds))
     scores = own.of_choice(sweeps.folder, protocol, (sweep, records), evaluation_of(trials), name)

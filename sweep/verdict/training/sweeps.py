@@ -14,6 +14,8 @@ import yaml
 from rich.console import Console
 
 from mmpkd.command import warn
+from mmpkd.config import CohortConfig, validate
+from mmpkd.machine.files import overridden
 from mmpkd.types import ConfigError, UserError
 from sweep.driver import run_sweep
 from sweep.options import RunOptions, read_run_options
@@ -74,14 +76,16 @@ class Sweeps:
         words = [word for word in self.words if of_search or not word.startswith("cohort.root=")]
         return replace(run_options([f"space={file}", f"name={name}", *words]), part_of=self.command)
 
-    def train(self, phase: Phase, trials: Candidates) -> Trained:
+    def train(self, phase: Phase, trials: Candidates, store: str) -> Trained:
         """Trains what is left of a phase. Returns its sweep with its trials.
 
         Args:
             trials: those of the search from which the configurations come.
+            store: fingerprint of the prepared cohort.
 
         Raises:
             StoppedError: some of it is still left.
+            UserError: it was trained on another prepared cohort, or trainings of another phase lie in its folder.
         """
         phases.write_space(phase, trials, self.folder.space(phase.name))
         options = self.options(phase.name)
@@ -92,6 +96,7 @@ class Sweeps:
             records = _records(options.folder)
             if not finalists.has_ended(records, labels, seeds):
                 raise StoppedError(130)  # a limit such as search.deadline has stopped it
+        _refuse_other_store(options.folder, store)
         return options.folder, records
 
     def search(self, name: str, content: Mapping[str, Any], store: str) -> Candidates:
@@ -120,16 +125,25 @@ class Sweeps:
             self._run(options)
             if read_sweep(folder).closed != "FINISHED":
                 raise StoppedError(130)
-        trials = read_candidates(folder)
-        if (searched := trials.sweep.plan.get("store")) != store:
-            raise UserError(f"{folder} has searched the prepared cohort {searched}, which is now {store}; {MOVE}")
-        return trials
+        _refuse_other_store(folder, store)
+        return read_candidates(folder)
 
     def _run(self, options: RunOptions) -> None:
         space, planned = planned_sweep(options.space, options.overrides)
         warn(planned.warnings, self.console)
         if status := run_sweep(space, planned, options, self.console):
             raise StoppedError(status)
+
+
+def _refuse_other_store(folder: SweepFolder, store: str) -> None:
+    """Checks that a phase has run on the cohort as it was prepared for the test. If the data have changed between, its
+    patients were dealt into other parts.
+
+    Raises:
+        UserError: it has run on another one.
+    """
+    if (prepared := read_sweep(folder).plan.get("store")) != store:
+        raise UserError(f"{folder} was trained on the prepared cohort {prepared}, which is now {store}; {MOVE}")
 
 
 def write_search_space(content: Mapping[str, Any], file: Place) -> None:
@@ -151,6 +165,18 @@ def planned_sweep(file: str, overrides: Sequence[str] = ()) -> tuple[Space, Plan
     return space, planned
 
 
+def refuse_long_name(folder: ConfirmationFolder, folds: int | None) -> None:
+    """Checks that the sweeps of a confirmation can have their names, before anything is frozen.
+
+    Raises:
+        ConfigError: a name would be too long.
+    """
+    name = folder.sweep_name(f"fold{folds - 1}-search" if folds else CHOOSE)
+    if read_run_options([f"name={name}"])[1]:
+        problem = f"a sweep of the confirmation would have the name {name}, and a name has at most 100 characters"
+        raise ConfigError.at("name", f"{problem}; give {folder.sweep.path} a shorter name")
+
+
 def require_trainable(phase: Phase, trials: Candidates, overrides: Sequence[str] = ()) -> None:
     """Checks that all configurations of a phase can be trained on its cohort, before hours are spent.
 
@@ -164,6 +190,18 @@ def require_trainable(phase: Phase, trials: Candidates, overrides: Sequence[str]
         file = Path(folder) / f"{phase.name}.yaml"
         phases.write_space(phase, trials, Place("", str(file)))
         planned_sweep(str(file), overrides)
+
+
+def with_overrides(cohort: CohortConfig, overrides: Sequence[str]) -> CohortConfig:
+    """Returns a cohort with the keys of the command line, such as `cohort.root`, where its data lie now.
+
+    Raises:
+        ConfigError: a value is wrong.
+    """
+    of_cohort = [word for word in overrides if word.startswith("cohort.")]
+    content = overridden({"cohort": cohort.model_dump(mode="json")}, of_cohort)["cohort"]
+    changed = validate(CohortConfig, content, "cohort")
+    return changed.model_copy(update={"root": changed.root and changed.root.absolute()})
 
 
 def run_options(words: Sequence[str]) -> RunOptions:

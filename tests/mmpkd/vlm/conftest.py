@@ -43,6 +43,20 @@ class Example:
         self.questions = batch(self.processor, without, self.image_MCHW, IMAGE_OF_QUESTION)
 
 
+@torch.no_grad()
+def logits_of(model, case):
+    """Returns the logits of a model of transformers for an example, given pixels and token types."""
+    rows = case.rows
+    pixels, grid = case.vlm._patches(rows.image_MCHW[rows.image_B])
+    return model(
+        input_ids=rows.input_ids_BL,
+        attention_mask=rows.mask_BL,
+        mm_token_type_ids=rows.token_types_BL,
+        pixel_values=pixels,
+        image_grid_thw=grid,
+    ).logits
+
+
 @pytest.fixture
 def example():
     return Example

@@ -6,15 +6,14 @@ import json
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
+from transformers import AutoModelForImageTextToText
 
 from mmpkd.types import ConfigError
 from mmpkd.vlm import exported
 from mmpkd.vlm.config import LoraConfig, PositionsConfig
 from mmpkd.vlm.model import check
-
-TOKENS = ("<|pad|>", "<|end|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+from tests.mmpkd.vlm.conftest import logits_of
+from tests.mmpkd.vlm.model_folders import tokenizer, write_tiny_model
 
 
 def write(case, folder):
@@ -31,17 +30,7 @@ def with_random_adapters(case):
 
 
 def stock_logits(case, folder):
-    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
-    rows = case.rows
-    pixels, grid = case.vlm._patches(rows.image_MCHW[rows.image_B])
-    with torch.no_grad():
-        return model(
-            input_ids=rows.input_ids_BL,
-            attention_mask=rows.mask_BL,
-            mm_token_type_ids=rows.token_types_BL,
-            pixel_values=pixels,
-            image_grid_thw=grid,
-        ).logits
+    return logits_of(AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval(), case)
 
 
 @pytest.mark.parametrize("model", ["qwen2_vl", "qwen3_vl"])
@@ -86,41 +75,12 @@ def test_a_damaged_file_is_refused(damage, complaint, example, tiny_config, tmp_
         exported.read(path)
 
 
-def tokenizer():
-    """Returns a tokenizer of words and blanks, with the special tokens of Qwen-VL and without a chat template."""
-    words = [
-        *TOKENS,
-        " ",
-        "\n",
-        "<unk>",
-        *["Where", "is", "the", "mass", "What", "Is", "on", "left", "a", "yes", "correct", "answer", "The"],
-        *"?:(),<>/box0123456789",
-    ]
-    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Split(pattern=" ", behavior="isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, pre_tokenizers.Punctuation("isolated")])
-    backend.decoder = decoders.Fuse()
-    backend.add_special_tokens(list(TOKENS))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>", unk_token="<unk>"
-    )
-
-
 @pytest.fixture
-def model_folder(example, tiny_config, tmp_path):
+def model_folder(tmp_path):
     """A tiny model for images in colour as transformers itself writes it, with a tokenizer."""
 
     def write_folder(family):
-        network = example(tiny_config(family), channels=3).vlm.network
-        names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-        for index, name in enumerate(names, start=2):
-            setattr(network.config, name, index)
-        network.resize_token_embeddings(60, mean_resizing=False)
-        folder = tmp_path / family
-        network.save_pretrained(folder)
-        tokenizer().save_pretrained(folder)
-        return folder
+        return write_tiny_model(tmp_path / family, family)
 
     return write_folder
 

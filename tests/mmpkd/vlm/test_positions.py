@@ -8,6 +8,7 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen3VLForConditionalG
 
 from mmpkd.vlm.config import PositionsConfig
 from mmpkd.vlm.positions import by_rule
+from tests.mmpkd.vlm.conftest import logits_of
 
 
 def grid(rows, columns, start):
@@ -49,25 +50,11 @@ def library_model(case):
     return model.eval()
 
 
-def library_logits(case):
-    """Returns the logits of the library's own class, given pixels and token types."""
-    rows = case.rows
-    pixels, grid_thw = case.vlm._patches(rows.image_MCHW[rows.image_B])
-    with torch.no_grad():
-        return library_model(case)(
-            input_ids=rows.input_ids_BL,
-            attention_mask=rows.mask_BL,
-            mm_token_type_ids=rows.token_types_BL,
-            pixel_values=pixels,
-            image_grid_thw=grid_thw,
-        ).logits
-
-
 @pytest.mark.parametrize("model", ["qwen2_vl", "qwen3_vl"])
 def test_without_changes_logits_are_those_of_the_library_and_a_gap_changes_them(model, example, tiny_config):
     with torch.no_grad():
         stock, changed = example(tiny_config(model)), example(tiny_config(model, gap=2))
-        by_library = library_logits(stock)
+        by_library = logits_of(library_model(stock), stock)
         assert (stock.vlm(stock.rows) - by_library).abs().max() < 1e-6
         assert (changed.vlm(changed.rows) - by_library).abs().max() > 1e-4
 

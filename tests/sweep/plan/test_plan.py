@@ -19,8 +19,9 @@ from sweep.plan.show import render
 from sweep.space.loading import shipped
 from sweep.space.space import load_space
 from tests.conftest import real_data
-from tests.mmpkd.cohort import derm7pt_trees, mimic_trees, radpath_trees
+from tests.mmpkd.cohort import derm7pt_trees, mimic_trees, question_trees, radpath_trees
 from tests.mmpkd.cohort.cbis_trees import write_some
+from tests.mmpkd.vlm.model_folders import write_tiny_model
 
 SPACE = """
 cohort: {reader: x, image_size: 32}
@@ -292,6 +293,7 @@ def test_the_plan_is_shown_and_written(file: Path):
 
 
 TREES = {
+    "med_grit": question_trees.write_med_grit,
     "derm7pt": lambda root: derm7pt_trees.write_tree(root, derm7pt_trees.made_up()),
     "mimic": mimic_trees.write_tree,
     "radpath": radpath_trees.write_tree,
@@ -303,7 +305,10 @@ def test_every_shipped_space_plans_without_a_mistake(name: str, tmp_path: Path):
     generated = name in ("demo", "all_objectives", "guidance", "vqa_demo")
     folder = real_data("breast_lesions_usg") if name == "breast" else tmp_path
     overrides = [] if generated else [f"cohort.root={folder}"]
-    overrides += [] if generated or name == "breast" else ["student.pretrained=false"]
+    if name == "med_grit":
+        overrides += [f"student.model={write_tiny_model(tmp_path / 'model')}"]
+    else:
+        overrides += [] if generated or name == "breast" else ["student.pretrained=false"]
     if name == "cbis":
         write_some(tmp_path, "classic")
     elif name in TREES:
@@ -314,6 +319,7 @@ def test_every_shipped_space_plans_without_a_mistake(name: str, tmp_path: Path):
     assert result.mistakes == ()
     of_a_few_samples = ("has no output for", "holds all")  # without a report; fewer than a batch
     assert [one for one in result.warnings if not any(map(one.__contains__, of_a_few_samples))] == []
-    with_rois = generated or name in ("breast", "cbis")
-    with_places = ("val/answer", "val/recall50") if name == "vqa_demo" else ("val/auroc", "val/pointing")
+    with_rois = generated or name in ("breast", "cbis", "med_grit")
+    has_questions = name in ("vqa_demo", "med_grit")
+    with_places = ("val/answer", "val/recall50") if has_questions else ("val/auroc", "val/pointing")
     assert result.goals == (with_places if with_rois else ("val/auroc",))

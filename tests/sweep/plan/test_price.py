@@ -23,6 +23,7 @@ from mmpkd.training.probe import Cost
 from mmpkd.training.stand_in import StandIn, stand_in
 from sweep.cluster import Reservation
 from sweep.plan.dealing import luck_warnings
+from sweep.plan.epoch_cost import epoch_seconds
 from sweep.plan.expectations import (
     auroc_error,
     expected_behind,
@@ -34,7 +35,7 @@ from sweep.plan.expectations import (
 )
 from sweep.plan.packing import Packing
 from sweep.plan.plan import plan
-from sweep.plan.price import Price, TimedConfig, compute_price, epoch_seconds, wall_seconds
+from sweep.plan.price import Price, TimedConfig, compute_price, wall_seconds
 from sweep.plan.timing import burden, cost_identity, extremes, mean_cost, throughput
 from sweep.search.halving import Rung
 from sweep.space.search_config import SearchConfig

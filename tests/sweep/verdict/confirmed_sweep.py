@@ -17,6 +17,7 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.types import lay_out
 from sweep import confirm, driver
+from sweep.picking.candidates import read_candidates
 from sweep.search.searcher import Search
 from sweep.search.studies import records_of
 from sweep.storage.events import Spool, SweepClosed
@@ -39,6 +40,9 @@ def make_sweep(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake, "metrics_of", with_entropy(fake.metrics_of))
         run_sweep(tmp_path, *WORDS)
+    folder = SweepFolder(tmp_path / "runs" / "fake")
+    store = prepare(read_candidates(folder).cohort, tmp_path / "cache")
+    folder.add_to_plan({"store": store.fingerprint})  # fake sweeps prepare nothing
 
 
 def with_entropy(metrics_of: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 from mmpkd.config import StageConfig, TrialConfig, validate
 from mmpkd.types import ConfigError, Task, lay_out
-from sweep.verdict.answer import Patients, Verdict, judge, sentence
+from sweep.verdict.answer import Patients, Verdict, judge
 from sweep.verdict.inference import SeedScores
+from sweep.verdict.opening.scores import patients_of
 from sweep.verdict.protocol import Protocol
+from sweep.verdict.results.wording import sentence
 from sweep.verdict.training.phases import smoothed, smoothing_of
 
 AUROC, POINTING = "val/auroc", "val/pointing"
@@ -37,7 +40,7 @@ PROTOCOL = Protocol(
 def scores(mean: float, spread: float = 0.01, error: float = 0.01) -> SeedScores:
     """Five students around a mean, whose replicates scatter independently of those of other arms."""
     value_K = mean + spread * np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
-    noise_R = np.random.default_rng(int(1e6 * mean)).normal(0, error, 1000)
+    noise_R = np.random.default_rng(int(1e6 * np.nan_to_num(mean))).normal(0, error, 1000)
     return SeedScores(value_K, value_K + noise_R[:, None])
 
 
@@ -95,6 +98,39 @@ def test_few_patients_or_little_power_cannot_tell() -> None:
     few = verdict(Patients(all=40, rarer=9, with_roi=30), **arms)
     assert outcomes(few)[AUROC] == "cannot tell"
     assert few.answers[0].reasons[0].startswith("The rarer class has 9 patients")
+
+
+def test_few_patients_with_a_region_cannot_tell_of_places() -> None:
+    """Resamplings of few patients hardly differ, so that a gain would be a claim even with three of them."""
+    arms = {"none": (0.7, 0.2), "tabular": (0.7, 0.6), "tabular_shuffled": (0.7, 0.2), "tabular_smoothed": (0.7, 0.2)}
+    assert outcomes(verdict(Patients(all=400, rarer=150, with_roi=10), **arms))[POINTING] == "better"
+    few = verdict(Patients(all=400, rarer=150, with_roi=9), **arms)
+    assert outcomes(few) == {AUROC: "no difference shown", POINTING: "cannot tell"}
+    assert few.answers[1].reasons == (
+        "Only 9 patients have a region; with fewer than 10 the uncertainty of a score is not known well enough.",
+    )
+
+
+@pytest.mark.parametrize("goal, rarer", [("val/auroc", 2), ("val/auroc_patient", 1)])
+def test_patients_whose_images_disagree_decide_no_score_of_patients(goal: str, rarer: int) -> None:
+    """Of three patients the second has images of both classes."""
+    store: Any = SimpleNamespace(
+        patient_N=np.array([0, 1, 1, 2]),
+        target_NK=np.array([[1], [1], [0], [0]], np.float32),
+        known_NK=np.ones((4, 1), bool),
+        facts=SimpleNamespace(tasks=lay_out([("m", "binary", ("no", "yes"))])),
+        rois=lambda row: row == 0,
+    )
+    assert patients_of(store, np.arange(4), goal) == Patients(3, rarer, 1)
+
+
+def test_a_test_part_without_regions_cannot_tell_of_places() -> None:
+    arms = {"none": (0.7, np.nan), "tabular": (0.7, np.nan)}
+    blind = verdict(Patients(all=400, rarer=150, with_roi=0), **arms)
+    assert outcomes(blind)[POINTING] == "cannot tell"
+    assert sentence(blind.answers[1], blind, PROTOCOL) == (
+        "Whether tabular changes test/pointing cannot be told (not all students have a score)."
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from mmpkd.cohort.store import Store
-from mmpkd.config import TrialConfig
+from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.types import ConfigError, UserError
 from sweep.search.studies import records_of
 from sweep.storage.events import Spool, VerdictWritten
@@ -275,6 +275,7 @@ def test_a_protocol_that_was_edited_by_hand_is_refused(again: Path, old: str, ne
         (["goal=val/auro"], r"the sweep has no score 'val/auro' \(did you mean 'val/auroc'\?\)"),
         (["localisation=val/auroc"], "the sweep has no score of ROIs 'val/auroc'"),
         (["arms=tabla"], r"no arm 'tabla' with complete trials .*did you mean 'tabular'"),
+        (["finalists=1"], "finalists: wants a whole number from 2 to 1000, got '1'"),
         (["seeds=3"], "wants a whole number from 5 to 1000, got '3'"),
         (["difference=big"], "wants a number between 0 and 1, such as 0.05, got 'big'"),
         (["name=fake-confirm-train"], "fake-confirm-train is a part of the confirmation of fake; name that sweep"),
@@ -288,6 +289,44 @@ def test_what_cannot_be_confirmed_is_refused_before_anything_is_frozen(
     with pytest.raises(ConfigError, match=message):
         confirmed(base, *words)
     assert not (base / "runs" / "fake" / "confirm").exists()
+
+
+def test_a_cohort_that_has_changed_since_the_search_is_refused(fresh: Path) -> None:
+    """Its patients are dealt into other parts, so that the search has seen some of those that would be tested."""
+    space = fresh / "runs" / "fake" / "space.yaml"
+    space.write_text(space.read_text().replace("train: 60", "train: 63"))
+    with pytest.raises(UserError, match=r"has searched the prepared cohort \w+, which is now \w+: .*cohort.root=DIR"):
+        confirmed(fresh)
+    assert not folder_of(fresh).exists()
+
+
+def test_a_cohort_that_changes_during_a_confirmation_is_refused(again: Path) -> None:
+    SweepFolder(again / "runs" / "fake-confirm-train").add_to_plan({"store": "another"})
+    with pytest.raises(UserError, match=r"fake-confirm-train was trained on the prepared cohort another, which is now"):
+        confirmed(again)
+
+
+def test_data_that_have_moved_are_prepared_from_their_new_place(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only for the trainings: the test part has to be that of the same files."""
+    roots = []
+
+    def noted(prepare: Any, cohort: CohortConfig, options: Any) -> Any:
+        roots.append(cohort.root)
+        raise Killed
+
+    monkeypatch.setattr("sweep.verdict.steps.prepare_shared", noted)
+    monkeypatch.chdir(base)
+    with pytest.raises(Killed):
+        confirmed(base, "plan=true", "cohort.root=moved")
+    assert roots == [base / "moved"]
+
+
+def test_a_name_that_is_too_long_for_the_phases_is_refused_before_anything_is_frozen(fresh: Path) -> None:
+    folder = (fresh / "runs" / "fake").rename(fresh / "runs" / ("n" * 80))
+    confirmed(fresh, "plan=true", sweep=folder.name)
+    with pytest.raises(ConfigError, match=r"the name n+-confirm-fold2-search, and a name has at most 100 characters"):
+        confirmed(fresh, "folds=3", sweep=folder.name)
+    assert not (folder / "confirm").exists()
 
 
 def test_another_cohort_since_is_refused(again: Path) -> None:

@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from mmpkd.cohort.store import Store
 from mmpkd.scoring.replicates import PartScorer
 from mmpkd.types import ConfigError, UserError
+from sweep.storage.layout import SweepFolder
 from sweep.transfer.addresses import Place
+from sweep.verdict.folder import ConfirmationFolder
+from sweep.verdict.training.sweeps import Sweeps
 from tests.sweep import fake
 from tests.sweep.verdict.confirmed_sweep import confirmed
 
@@ -126,9 +130,7 @@ def test_the_patients_part_is_wider_than_that_of_independent_folds(
 
 
 def test_kills_between_two_writes_end_in_the_same_verdict(done: Path, again: Path, monkeypatch: Any) -> None:
-    """From the training of the last fold on: before and while students predict. The place of the data of the search
-    does not concern the folds.
-    """
+    """From the training of the last fold on: before and while students predict."""
     shutil.rmtree(again / "runs" / "fake-confirm-fold2")
     shutil.rmtree(again / "runs" / "fake" / "confirm" / "scores")
     shutil.rmtree(again / "cache" / "ledger")
@@ -148,7 +150,7 @@ def test_kills_between_two_writes_end_in_the_same_verdict(done: Path, again: Pat
     for moment in (4, 7, 12, 30):
         left[0] = moment
         with suppress(Killed):
-            confirmed(again, "cohort.root=/moved")
+            confirmed(again)
             break
         kills += 1
     left[0] = 0
@@ -158,6 +160,13 @@ def test_kills_between_two_writes_end_in_the_same_verdict(done: Path, again: Pat
     for content in (ours, uninterrupted):
         del content["ledger"][0]["time"], content["ledger"][0]["command"], content["command"]
     assert ours == uninterrupted
+
+
+def test_the_place_of_the_data_of_the_search_does_not_concern_the_folds(done: Path) -> None:
+    folder = ConfirmationFolder(SweepFolder(done / "runs" / "fake"))
+    sweeps = Sweeps(folder, ("cohort.root=/moved",), "", True, Console())
+    overrides = {phase: sweeps.options(phase).overrides for phase in ("choose", "fold0")}
+    assert overrides == {"choose": ("cohort.root=/moved",), "fold0": ()}
 
 
 def test_the_same_command_again_trains_and_predicts_nothing(again: Path, monkeypatch: Any) -> None:

@@ -93,6 +93,43 @@ def read_json(path: Path, remedy: str) -> Any:
         raise CohortError(f"{path} is not JSON ({type(error).__name__}); {remedy}") from None
 
 
+def read_jsonl(path: Path, wanted: Sequence[str], remedy: str) -> pd.DataFrame:
+    """Returns the wanted keys of a JSONL file as a table of text without surrounding blanks; missing cells are empty.
+
+    Raises:
+        CohortError: the file is missing, not JSONL or empty, or lacks a key. The message quotes nothing of it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise CohortError(f"no {path.name} in {path.parent.absolute()}; {remedy}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CohortError(f"{path} cannot be read as UTF-8 ({type(error).__name__}); {remedy}") from None
+    rows = [_row(path, number, line, remedy) for number, line in enumerate(lines, 1)]
+    if not rows:
+        raise CohortError(f"{path}: no row; {remedy}")
+    if missing := [name for name in wanted if not any(name in row for row in rows)]:
+        raise CohortError(f"{path}: no line has the key {', '.join(missing)}; {remedy}")
+    return pd.DataFrame([{name: row.get(name, "") for name in wanted} for row in rows])
+
+
+def _row(path: Path, number: int, line: str, remedy: str) -> dict[str, str]:
+    """Returns a line of a JSONL file with its values as text. None is empty, and lists stay as they are written."""
+    try:
+        content = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        raise CohortError(f"{path} is not JSONL: line {number} is not JSON; {remedy}") from None
+    if not isinstance(content, dict):
+        raise CohortError(f"{path} is not JSONL: line {number} is not an object; {remedy}")
+    return {str(name): _as_text(value) for name, value in content.items()}
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value.strip() if isinstance(value, str) else json.dumps(value)
+
+
 def refuse_outside(key: str, file: str, may_lead_out: bool) -> None:
     """Raises ConfigError if the option `key` names a file outside the root although that is not allowed."""
     if not may_lead_out and (Path(file).is_absolute() or ".." in Path(file).parts):

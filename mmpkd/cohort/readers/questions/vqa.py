@@ -12,12 +12,11 @@ A line of the file: {"image": "a.png", "question": "where is the lesion?", "answ
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pandas as pd
 
@@ -28,6 +27,7 @@ from mmpkd.cohort.readers.questions.items import (
     Exclusions,
     Item,
     likely_task,
+    read_jsonl,
     refuse_outside,
     scan_of,
     text_problem,
@@ -146,18 +146,7 @@ class Vqa(Reader):
         wanted = [*names, *(name for name in named if name is not None)]
         if not path.name.endswith(".jsonl"):
             return read_table(path, wanted, REMEDY, is_public=not params.credentialed)
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except FileNotFoundError:
-            raise CohortError(f"no {path.name} in {path.parent.absolute()}; {REMEDY}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise CohortError(f"{path} cannot be read as UTF-8 ({type(error).__name__}); {REMEDY}") from None
-        rows = [_row(path, number, line) for number, line in enumerate(lines, 1)]
-        if not rows:
-            raise CohortError(f"{path}: no row; {REMEDY}")
-        if missing := [name for name in wanted if not any(name in row for row in rows)]:
-            raise CohortError(f"{path}: no line has the key {', '.join(missing)}; {REMEDY}")
-        return pd.DataFrame([{name: row.get(name, "") for name in wanted} for row in rows])
+        return read_jsonl(path, wanted, REMEDY)
 
 
 def _refuse_conflicts(items: Sequence[Item], path: Path) -> None:
@@ -168,23 +157,6 @@ def _refuse_conflicts(items: Sequence[Item], path: Path) -> None:
         if torn:
             images = f"{len(torn)} image{'s' * (len(torn) > 1)}"
             raise CohortError(f"{path}: the questions about {images} name different {what}; write the same in all rows")
-
-
-def _row(path: Path, number: int, line: str) -> dict[str, str]:
-    """Returns a line of a JSONL file with its values as text. None is empty, and lists stay as they are written."""
-    try:
-        content = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
-        raise CohortError(f"{path} is not JSONL: line {number} is not JSON; {REMEDY}") from None
-    if not isinstance(content, dict):
-        raise CohortError(f"{path} is not JSONL: line {number} is not an object; {REMEDY}")
-    return {str(name): _as_text(value) for name, value in content.items()}
-
-
-def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value.strip() if isinstance(value, str) else json.dumps(value)
 
 
 def _boxes_of(cell: str) -> list[Box] | None:
