@@ -19,8 +19,9 @@ from mmpkd.types import EpochReport, SharedCache
 from mmpkd.vlm import exported
 from mmpkd.vlm.config import VlmConfig
 from mmpkd.vlm.model import build
-from mmpkd.vlm.scores.goals import all_scores, goals
+from mmpkd.vlm.scores.goals import all_scores, goals, own_scores
 from mmpkd.vlm.scores.yardsticks import yardsticks
+from mmpkd.vlm.student import card_of
 from mmpkd.vlm.training.items import Items
 from mmpkd.vlm.training.learner import Learner, TeacherLogits
 from mmpkd.vlm.training.targets import Targets, corrections, rounds_begin
@@ -39,6 +40,7 @@ class VlmRun:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
         questions = store.questions
+        self.judged = own_scores(questions)  # of the cohort, whatever part is scored
         known = questions[questions["row"].isin(train)]
         texts = [*known["question"], *known["answer"].dropna()]
         self.processor = text_processor(self.own, texts)
@@ -109,10 +111,10 @@ class VlmRun:
     def metrics(self, complete: bool) -> dict[str, float]:
         """Returns the goals on the validation patients, or all scores with those of answers that see no image."""
         scored = self.val.scored(self.answers())
-        scores = goals(scored)
+        scores = goals(scored, self.judged)
         if complete:
-            scores |= all_scores(scored)
-            scores |= yardsticks(self.items.table[self.items.table["answer"].notna()], scored)
+            scores |= all_scores(scored, judged=self.judged)
+            scores |= yardsticks(self.items.table[self.items.table["answer"].notna()], scored, self.judged)
         metrics = {f"val/{name}": value for name, value in scores.items()}
         if complete and self.teacher is not None:
             metrics |= {f"teacher/{name}": value for name, value in self.teacher.quality.items()}
@@ -157,6 +159,6 @@ def train(
             writer.offer(partial(state, epoch + 1), must=is_complete)  # type: ignore[arg-type]
             report(history[-1])
     if folder is not None:
-        card = {"cohort": store.fingerprint, "trial": config.fingerprint(), "metrics": dict(history[-1].metrics)}
+        card = card_of(config, store, history[-1].metrics)
         exported.write(folder, run.vlm, run.own, store.facts.image_size, store.facts.channels, card)
     return history

@@ -22,7 +22,7 @@ from mmpkd.types import ConfigError, SharedCache, TeacherError
 from mmpkd.vlm import exported
 from mmpkd.vlm.config import FAMILIES, VlmTeacherConfig
 from mmpkd.vlm.model import Vlm, build
-from mmpkd.vlm.scores.goals import goals
+from mmpkd.vlm.scores.goals import goals, own_scores
 from mmpkd.vlm.training import losses
 from mmpkd.vlm.training.items import Items, exchanged
 from mmpkd.vlm.training.learner import Learner
@@ -144,7 +144,9 @@ def fit_teacher(
             texts, _ = seen.answers(vlm, range(len(seen)), teacher.max_new_tokens, size, device)
             with new_folder(folder, []) as partial:
                 exported.write(partial, vlm, teacher, store.facts.image_size, store.facts.channels, {})
-                write_atomically(partial / "quality.json", json.dumps(goals(seen.scored(texts))))
+                write_atomically(
+                    partial / "quality.json", json.dumps(goals(seen.scored(texts), own_scores(store.questions)))
+                )
             if shared:
                 shared.publish(f"{TEACHERS}/{folder.name}")
     try:

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sweep.types import Record
-from sweep.verdict.answer import Answer, Verdict, needed, sentence
+from sweep.verdict.answer import Verdict, needed
 from sweep.verdict.inference import Contrast
 from sweep.verdict.opening.openings import Opening, as_json
-from sweep.verdict.power import USUAL_POWER
 from sweep.verdict.protocol import Protocol, tested_name
+from sweep.verdict.results.wording import sentence
 from sweep.verdict.training.choice import Choice
 
 FORMAT = 2  # 1 had scores on the tested part under names of validation, and `p` and `adjusted_p`
@@ -156,31 +156,6 @@ def validation_scores(protocol: Protocol, records: Sequence[Record]) -> dict[str
             for goal in protocol.goals():
                 scores.setdefault(record.arm, {}).setdefault(goal, []).append(record.metrics[goal])
     return scores
-
-
-def subject(protocol: Protocol, verdict: Verdict) -> str:
-    """Returns on whom the answers rest, in words."""
-    tested, unseen = f"{verdict.patients.all} test patients", "that neither search nor choice has seen"
-    if protocol.folds:
-        tested = f"{verdict.patients.all} patients, each tested by students that were trained without the patient,"
-    if protocol.space:
-        unseen = "and whose settings were searched and chosen without the patient"
-    return f"{tested} {unseen}"
-
-
-def matters(protocol: Protocol) -> str:
-    """Returns the declared differences in words."""
-    return " and of ".join(f"{protocol.smallest(goal):g} of {tested_name(goal)}" for goal in protocol.goals())
-
-
-def what_would_tell(answer: Answer, protocol: Protocol) -> list[str]:
-    """Returns a sentence on how many patients would show the declared difference, where none is claimed."""
-    if answer.outcome not in ("cannot tell", "no difference shown"):
-        return []
-    if (patients := needed(answer, protocol)) is None:
-        return []
-    smallest = protocol.smallest(answer.key.goal)
-    return [f"About {patients} such patients would show a difference of {smallest:g} in {USUAL_POWER:.0%} of tests."]
 
 
 def _finite(content: Any) -> Any:

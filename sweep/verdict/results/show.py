@@ -12,14 +12,15 @@ from rich.console import Console
 from mmpkd.cohort.store import Store
 from sweep.picking.candidates import Candidates
 from sweep.plan.price import clock
-from sweep.verdict.answer import Patients, Verdict, sentence
+from sweep.verdict.answer import Patients, Verdict
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.inference import SearchLuck, SeedScores
 from sweep.verdict.opening.openings import SHOWN_DIGITS, Opening
 from sweep.verdict.power import MIN_RARER, USUAL_POWER, Design, smallest_difference
 from sweep.verdict.proposal import design_after_choice, expected_design
 from sweep.verdict.protocol import Protocol, tested_name
-from sweep.verdict.results.record import Circumstances, matters, subject, what_would_tell
+from sweep.verdict.results.record import Circumstances
+from sweep.verdict.results.wording import matters, sentence, subject, what_would_tell
 
 LARGEST: Final = 1  # difference of two scores that lie between 0 and 1, as all goals do
 SPREADS: Final = (0.0, 0.02, 0.05)  # standard deviations over seeds for which the power is shown before any has run
