@@ -79,9 +79,9 @@ class Design:
     """What is run; `QUICK` is the reduced form that a test affords. It shows no effect."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    images: int = 1200  # of the training part
+    images: int = 384  # of the training part
     val: int = 200
-    epochs: int = 7  # of 100 steps, in an arm in which all images have a target
+    epochs: int = 16  # of 32 steps, in an arm in which all images have a target
     width: int = 32  # of the image encoder
     batch_size: int = 48
 
@@ -95,7 +95,7 @@ class Design:
         model = {
             "max_new_tokens": 16,
             "box_steps": 12,
-            "vision": {"patch_size": 4, "width": self.width, "heads": 2},
+            "vision": {"patch_size": 4, "width": self.width},
         }
         teacher = {"reads": ["superior"], "epochs": repeats * self.epochs, "hints": 0.25}
         teacher |= {"learning_rate": 2e-3, "batch_size": self.batch_size}
@@ -108,7 +108,7 @@ class Design:
                 "cohort": {
                     "reader": "synthetic_vqa",
                     "image_size": 48,
-                    "params": images | {"texture": 0.25, "darkness": 0.3, "seed": seed},
+                    "params": images | {"texture": 0.3, "darkness": 0.3, "seed": seed},
                 },
                 "student": {"kind": "vlm"} | model | parts.get("student", {}),
                 "optimizer": {"lr": 2e-3, "batch_size": self.batch_size},
