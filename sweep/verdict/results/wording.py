@@ -47,10 +47,12 @@ def matters(protocol: Protocol) -> str:
 
 
 def what_would_tell(answer: Answer, protocol: Protocol) -> list[str]:
-    """Returns a sentence on how many patients would show the declared difference, where none is claimed."""
-    if answer.outcome not in ("cannot tell", "no difference shown"):
+    """Returns a sentence on how many patients would show the declared difference, where none is claimed, and where more
+    are needed than were tested.
+    """
+    if answer.outcome not in ("cannot tell", "no difference shown") or answer.design is None:
         return []
-    if (patients := needed(answer, protocol)) is None:
+    if (patients := needed(answer, protocol)) is None or patients <= answer.design.patients:
         return []
     smallest = protocol.smallest(answer.key.goal)
     return [f"About {patients} such patients would show a difference of {smallest:g} in {USUAL_POWER:.0%} of tests."]

@@ -14,7 +14,7 @@ from sweep.verdict.answer import Patients, Verdict, judge
 from sweep.verdict.inference import SeedScores
 from sweep.verdict.opening.scores import patients_of
 from sweep.verdict.protocol import Protocol
-from sweep.verdict.results.wording import sentence
+from sweep.verdict.results.wording import sentence, what_would_tell
 from sweep.verdict.training.phases import smoothed, smoothing_of
 
 AUROC, POINTING = "val/auroc", "val/pointing"
@@ -192,3 +192,9 @@ def test_localisation_has_a_difference_of_its_own() -> None:
         for each, protocol in (("shared", PROTOCOL), ("own", own))
     }
     assert power["own"][0] == power["shared"][0] and power["own"][1] > power["shared"][1]
+
+
+def test_no_more_patients_are_named_than_are_needed() -> None:
+    equal = verdict(none=(0.7, 0.2), tabular=(0.701, 0.201)).answers[0]
+    assert equal.outcome == "no difference shown" and equal.design is not None
+    assert what_would_tell(equal, PROTOCOL.model_copy(update={"difference": 0.5})) == []
