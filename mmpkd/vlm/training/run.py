@@ -19,12 +19,12 @@ from mmpkd.types import EpochReport, SharedCache
 from mmpkd.vlm import exported
 from mmpkd.vlm.config import VlmConfig
 from mmpkd.vlm.model import build
-from mmpkd.vlm.scores.goals import all_scores, goals
+from mmpkd.vlm.scores.goals import all_scores, goals, own_scores
 from mmpkd.vlm.scores.yardsticks import yardsticks
 from mmpkd.vlm.training.items import Items
 from mmpkd.vlm.training.learner import Learner, TeacherLogits
 from mmpkd.vlm.training.targets import Targets, corrections, rounds_begin
-from mmpkd.vlm.training.teacher import CachedLogits, FittedVlmTeacher, fit_teacher
+from mmpkd.vlm.training.teacher import CachedLogits, FittedVlmTeacher, fit_teacher, source_of
 from mmpkd.vlm.vocabulary import text_processor
 
 VERSION = 2  # must be raised when the same configuration would give other numbers
@@ -108,11 +108,11 @@ class VlmRun:
 
     def metrics(self, complete: bool) -> dict[str, float]:
         """Returns the goals on the validation patients, or all scores with those of answers that see no image."""
-        scored = self.val.scored(self.answers())
-        scores = goals(scored)
+        scored, judged = self.val.scored(self.answers()), own_scores(self.store.questions)
+        scores = goals(scored, judged)
         if complete:
-            scores |= all_scores(scored)
-            scores |= yardsticks(self.items.table[self.items.table["answer"].notna()], scored)
+            scores |= all_scores(scored, judged=judged)
+            scores |= yardsticks(self.items.table[self.items.table["answer"].notna()], scored, judged)
         metrics = {f"val/{name}": value for name, value in scores.items()}
         if complete and self.teacher is not None:
             metrics |= {f"teacher/{name}": value for name, value in self.teacher.quality.items()}
@@ -137,6 +137,7 @@ def train(
     parts = nn.ModuleDict({"targets": run.targets})
     address = run.teacher and run.teacher.address
     content = [VERSION, config.fingerprint(), store.fingerprint, store.sample_ids.tolist(), address]
+    content.append(source_of(run.own.model))
     identity, owner = fingerprint(content), checkpoint.owner(config, store.fingerprint)
     history: list[EpochReport] = []
     optimizer = run.learner.optimizer
