@@ -2,12 +2,10 @@
 
     python benchmarks/null_verdicts.py [worlds=level,demo_none,demo,all_objectives,closed_form] [patients=60,300,1500]
         [verdicts=1000] [trials=16] [finalists=3] [seeds=5] [difference=0.08] [first_seed=0] [out=FILE]
+    python benchmarks/null_verdicts.py worlds=real students=DIR patients=60,150,300 trials=4 [...]
 
-Each verdict begins with two sweeps. Both arms draw their trials from the same space of a world (see `worlds.py`), so
-that nothing differs. The world knows the true scores of every configuration, and the luck that seeds add to them. A
-student is then tested on simulated patients: its outputs for the patients of two classes are normal, so far apart that
-the student has its true AUROC, and its pointing scores are normal about its true score. Outputs of students for the
-same patient are correlated, more so for students of the same configuration (`SHARED`, `OF_CONFIGURATION`). Scores,
+Each verdict begins with two sweeps. Both arms draw their trials from the same space, so that nothing differs. Students
+are simulated (see `simulated_students.py`) or, in the world `real`, trained (see `real_students.py`). Scores,
 resamplings of patients, finalists, contrasts and claims come from the functions that a confirmation uses:
 
 1. Every trial is scored on validation patients, and those with the best AUROC are the finalists of their arm.
@@ -15,8 +13,15 @@ resamplings of patients, finalists, contrasts and claims come from the functions
 3. The chosen ones run on further seeds (`seeds`, and 10 with more than 300 patients) and are tested on patients of
    whom no choice has seen anything. AUROC and pointing are the two primary contrasts.
 
-There are as many test patients as validation patients, and 40 % of them are positive. A planted difference is
-subtracted from the true AUROC of every student of the reference arm.
+There are as many test patients as validation patients, and 40 % of the simulated ones are positive. A planted
+difference is subtracted from the true AUROC of every student of the reference arm.
+
+In the world `real`, verdicts take turns with the pools. The configurations of a pool are dealt at random into two arms,
+and so are its students of each configuration (one for the sweep, five for the choice, the others are tested) and its
+patients (validation, test, neither). Verdicts of one pool share students and patients, so they are not independent:
+the interval of a share is that of a mean over pools (Student's t), where this is wider than that of independent
+verdicts. For a planted difference the logits of the true class are lowered until the AUROC over all patients of the
+pool has fallen so far.
 
 Columns: `claims` is the share of verdicts with any false claim, after Holm, with its 95 % interval (Clopper and
 Pearson); `seeds only` is the same if the luck of the search is left out; `1 SE` and `1.96 x sqrt 2 SE` are the shares
@@ -25,7 +30,7 @@ reader of two rows of a sweep's table may judge. `found` is the share of planted
 claimed. `power` is what the confirmation computes for this difference after the choice, before it trains what is
 tested, and `plan` what plan=true computes before anything has run, where the user states the true luck of seeds of the
 world's good configurations; both are means over the same verdicts as `found`. `error` is the root mean squared
-standard error over the true one.
+standard error of the AUROC over the true one, and `pointing` that of pointing over that of the AUROC.
 
 `out` is written after each number of patients of a world, and the same command continues after the last. The default
 takes about half an hour on one idle core.
@@ -39,39 +44,27 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy.special import ndtri
 from scipy.stats import binomtest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
-from benchmarks.recorded import read_recorded, recorded_path
-from benchmarks.search_efficiency import space_of
-from benchmarks.worlds import NOISE, ClosedFormWorld, RecordedWorld, World, random_rows
+from benchmarks.dealt import GOALS, Dealt, Floats, Setting, Students, World
+from benchmarks.real_students import RealWorld
+from benchmarks.simulated_students import WORLDS, SimulatedWorld
 from mmpkd.command import command_line, own_words
-from mmpkd.scoring.stats import auroc_influence, delong_error, patient_weights, weighted_auroc, weighted_mean
+from mmpkd.scoring.stats import paired_interval
 from mmpkd.types import ConfigError, Mistake
 from sweep.verdict.answer import decide
 from sweep.verdict.inference import FIXED, Contrast, SearchLuck, SeedScores, contrast, search_luck
 from sweep.verdict.power import MIN_RARER, Design, first_step, power
 
-Floats: TypeAlias = NDArray[np.float64]
-# Each world with its space and arm; the level world has neither.
-WORLDS: Final = {
-    "level": ("", ""),
-    "demo_none": ("demo", "none"),
-    "demo": ("demo", "tabular"),
-    "all_objectives": ("all_objectives", "superior"),
-    "closed_form": ("closed_form", "tabular"),
-}
 OWN: Final = {
     "worlds": ",".join(WORLDS),
     "patients": "60,300,1500",
@@ -81,137 +74,13 @@ OWN: Final = {
     "seeds": "5",
     "difference": "0.08",
     "first_seed": "0",
+    "students": "",
     "out": "",
 }
-LEVEL_SCORES: Final = (0.75, 0.3)  # of every configuration of the level world, with the seeds' luck of NOISE
-CONFIGURATIONS: Final = 400
-REPEATS: Final = 24  # recorded deviations of a configuration from which the luck of a seed is drawn
-CHOOSE_SEEDS: Final = 5
+REAL: Final = "real"
 MANY_PATIENTS: Final = 300  # with more, ten seeds are trained
 REPLICATES: Final = 200
-POSITIVE: Final = 0.4
-# Shares of the variance over patients that all students, and those of a configuration, have in common.
-SHARED, OF_CONFIGURATION = 0.6, 0.2
-POINTING_SD: Final = 0.15  # of a student's pointing over patients, as in the demo
-CLOSED_FORMS: Final = 8  # worlds of formulas, whose constants differ
 LEAST: Final = {"patients": 20, "verdicts": 2, "trials": 2, "finalists": 1, "seeds": 2, "first_seed": 0}
-HIGHEST: Final = 0.98  # true AUROC of a student; beyond, few patients show no error
-GOALS: Final = ("auroc", "pointing")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """True scores of C configurations, shape (C, goals), and deviations of seeds from them, shape (C, M, goals)."""
-
-    mean_CG: Floats
-    deviation_CMG: Floats
-
-    def students(self, configuration_T: NDArray[np.int64], seeds: int, random: np.random.Generator) -> Floats:
-        """Returns true scores of new students of T configurations, shape (T, seeds, goals)."""
-        drawn_TK = random.integers(0, self.deviation_CMG.shape[1], (len(configuration_T), seeds))
-        true_TKG = self.mean_CG[configuration_T][:, None] + self.deviation_CMG[configuration_T[:, None], drawn_TK]
-        return np.clip(true_TKG, [1 - HIGHEST, -np.inf], [HIGHEST, np.inf])
-
-
-def scores_of(name: str, seed: int) -> Scores:
-    """Returns true scores of random configurations of a world."""
-    random = np.random.default_rng(seed)
-    if name == "level":
-        mean_CG = np.tile(LEVEL_SCORES, (CONFIGURATIONS, 1))
-        return Scores(mean_CG, random.normal(0, NOISE, (CONFIGURATIONS, 50 * REPEATS, 2)))
-    space_name, arm = WORLDS[name]
-    node = space_of(space_name, seed).arms[arm]
-    world: World
-    if name == "closed_form":
-        world = ClosedFormWorld(node, arm, seed)
-    else:
-        world = RecordedWorld(node, arm, read_recorded(recorded_path(space_name), arm))
-    rows = random_rows(node, arm, seed, CONFIGURATIONS)
-    deviations = [[world.noise(row, random)[-1] for _ in range(REPEATS)] for row in rows]
-    return Scores(world.means(rows)[:, -1], np.array(deviations))
-
-
-def luck_of_seeds(tables: Sequence[Scores], share: float) -> float:
-    """Returns the standard deviation of the true AUROC over seeds, of that share of configurations that are best."""
-    variances = []
-    for table in tables:
-        best_C = np.argsort(-table.mean_CG[:, 0])[: max(1, round(share * len(table.mean_CG)))]
-        true_CM = table.mean_CG[best_C, :1] + table.deviation_CMG[best_C, :, 0]
-        variances.append(np.clip(true_CM, 1 - HIGHEST, HIGHEST).var(axis=1).mean())
-    return float(np.mean(variances) ** 0.5)
-
-
-@cache
-def weights_of(patients: int, replicates: int) -> Floats:
-    """Returns the weights of the whole part, and of its resamplings. Like in a confirmation, their seed is fixed."""
-    ones_1N = np.ones((1, patients))
-    return np.concatenate([ones_1N, patient_weights(np.arange(patients), replicates)]) if replicates else ones_1N
-
-
-class Part:
-    """A part of a cohort, on which students are scored. A configuration has its own correlated outputs there.
-
-    Args:
-        replicates: number of bootstrap replicates of the patients.
-    """
-
-    def __init__(self, patients: int, replicates: int, random: np.random.Generator):
-        self._random = random
-        self.positive_N1 = (np.arange(patients) < round(POSITIVE * patients))[:, None]
-        self._shared_GN11 = random.standard_normal((2, patients, 1, 1))
-        self._weight_RN = weights_of(patients, replicates)
-
-    def effects(self, configurations: int) -> Floats:
-        """Draws what is common to the students of each configuration, shape (goals, N, configurations, 1)."""
-        return self._random.standard_normal((2, len(self.positive_N1), configurations, 1))
-
-    def outputs(self, true_TKG: Floats, effect_GNT1: Floats) -> tuple[Floats, Floats]:
-        """Returns outputs and pointing scores of T x K students, each of shape (N, T * K)."""
-        own_GNTK = self._random.standard_normal((2, len(self.positive_N1), *true_TKG.shape[:2]))
-        spread_GNTK = (
-            SHARED**0.5 * self._shared_GN11
-            + OF_CONFIGURATION**0.5 * effect_GNT1
-            + (1 - SHARED - OF_CONFIGURATION) ** 0.5 * own_GNTK
-        )
-        apart_TK = 2**0.5 * ndtri(true_TKG[..., 0])
-        output_NTK = self.positive_N1[..., None] * apart_TK + spread_GNTK[0]
-        pointing_NTK = true_TKG[..., 1] + POINTING_SD * spread_GNTK[1]
-        return output_NTK.reshape(len(self.positive_N1), -1), pointing_NTK.reshape(len(self.positive_N1), -1)
-
-    def scored(self, true_TKG: Floats, effect_GNT1: Floats) -> list[list[SeedScores]]:
-        """Returns the scores of T configurations with K seeds, by goal and configuration."""
-        output, pointing = self.outputs(true_TKG, effect_GNT1)
-        positive = np.broadcast_to(self.positive_N1, output.shape)
-        tables = [
-            weighted_auroc(output, positive, np.ones_like(output), self._weight_RN),
-            weighted_mean(pointing, self._weight_RN),
-        ]
-        shape = (-1, *true_TKG.shape[:2])
-        return [
-            [SeedScores(by_TK[0], by_TK[1:]) for by_TK in np.moveaxis(table.reshape(shape), 1, 0)] for table in tables
-        ]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is simulated.
-
-    Attributes:
-        patients: number of validation patients and of test patients.
-        difference: of the true AUROC, subtracted from that of every student of the reference arm.
-        spread: standard deviation of the true AUROC over seeds, which is stated for `plan` (see `luck_of_seeds`).
-    """
-
-    patients: int
-    trials: int
-    finalists: int
-    seeds: int
-    difference: float = 0.0
-    spread: float = 0.0
-
-    @property
-    def rarer(self) -> int:
-        return round(POSITIVE * self.patients)
 
 
 @dataclass(frozen=True)
@@ -246,6 +115,8 @@ class Verdict:
         plan: what is expected of it before anything has run.
         gap: by how many standard errors the best trial of an arm lies beyond the best of the other, on the goal where
             this is most.
+        rarer: number of test patients of the rarer class.
+        group: verdicts with the same number have students in common.
     """
 
     contrasts: Mapping[str, Contrast]
@@ -253,14 +124,18 @@ class Verdict:
     design: Design
     plan: Design
     gap: float
+    rarer: int
+    group: int
+
+    def claims(self) -> list[str]:
+        """Returns the goals on which a difference is claimed."""
+        return claims(self.contrasts, self.rarer)
 
 
-def simulate(scores: Scores, setting: Setting, random: np.random.Generator) -> Verdict:
+def simulate(dealt: Dealt, setting: Setting) -> Verdict:
     """Simulates two sweeps and their confirmation."""
-    validation, test = (Part(setting.patients, REPLICATES, random) for _ in range(2))
-    treated = confirmed(scores, setting, 0.0, validation, test, random)
-    reference = confirmed(scores, setting, -setting.difference, validation, test, random)
-    counted, lucks = (setting.rarer, setting.patients), list(zip(treated.luck, reference.luck, strict=True))
+    treated, reference = (confirmed(students, setting) for students in (dealt.treated, dealt.reference))
+    counted, lucks = (dealt.rarer, setting.patients), list(zip(treated.luck, reference.luck, strict=True))
     contrasts, seeds_only = (
         {
             goal: contrast(treated.tested[place], reference.tested[place], counted[place], searches[place])
@@ -269,13 +144,13 @@ def simulate(scores: Scores, setting: Setting, random: np.random.Generator) -> V
         for searches in (lucks, [(FIXED, FIXED)] * len(GOALS))
     )
     level = first_step(len(GOALS))
-    design = Design.of_finalists(
-        treated.before, reference.before, lucks[0], setting.patients, setting.rarer, setting.seeds, level
+    design = Design.measured(
+        treated.before, reference.before, lucks[0], setting.patients, dealt.rarer, setting.seeds, level
     )
     errors = [root_mean_square(arm.errors) for arm in (treated, reference)]
     plan = Design.expected(
         setting.patients,
-        setting.rarer,
+        dealt.rarer,
         (errors[0], errors[1]),
         1.0,
         setting.seeds,
@@ -288,7 +163,8 @@ def simulate(scores: Scores, setting: Setting, random: np.random.Generator) -> V
     for pair in zip(treated.best, reference.best, strict=True):
         (low, error), (high, _) = sorted(pair)
         gaps.append((high - low) / error)
-    return Verdict(contrasts, seeds_only, design, plan, float(np.nanmax([0.0, *gaps])))
+    gap = float(np.nanmax([0.0, *gaps]))
+    return Verdict(contrasts, seeds_only, design, plan, gap, dealt.rarer, dealt.group)
 
 
 def root_mean_square(error_F: Floats) -> float:
@@ -297,37 +173,25 @@ def root_mean_square(error_F: Floats) -> float:
     return float(np.square(known).mean() ** 0.5) if known.size else float("nan")
 
 
-def confirmed(
-    scores: Scores, setting: Setting, shift: float, validation: Part, test: Part, random: np.random.Generator
-) -> Arm:
-    """Simulates the sweep of an arm and its confirmation. `shift` is added to every true AUROC."""
-    planted_G = np.array([shift, 0.0])
-    trial_T = random.integers(0, len(scores.mean_CG), setting.trials)
-    effect_GNT1 = validation.effects(setting.trials)
-    output_NT, pointing_NT = validation.outputs(scores.students(trial_T, 1, random) + planted_G, effect_GNT1)
-    positive_NT = np.broadcast_to(validation.positive_N1, output_NT.shape)
-    known_NT = np.ones_like(output_NT)
-    auroc_T = weighted_auroc(output_NT, positive_NT, known_NT, np.ones((1, setting.patients)))[0]
-    order_T = np.argsort(-auroc_T, kind="stable")
+def confirmed(students: Students, setting: Setting) -> Arm:
+    """Simulates the sweep of an arm and its confirmation."""
+    value_TG = students.trials()
+    order_T = np.argsort(-value_TG[:, 0], kind="stable")
     finalist_F = order_T[: setting.finalists]
-    influence_NT = auroc_influence(output_NT, positive_NT, known_NT)
-    errors_F = np.array([delong_error(influence_NT[:, place]) for place in finalist_F])
-    pointed = pointing_NT[:, pointing_NT.mean(axis=0).argmax()]
+    errors_F = np.array([students.error(0, int(trial)) for trial in finalist_F])
+    pointed = int(value_TG[:, 1].argmax())
     best = [
-        (float(auroc_T.max()), float(errors_F[0])),
-        (float(pointed.mean()), float(pointed.std() / setting.patients**0.5)),
+        (float(value_TG[order_T[0], 0]), float(errors_F[0])),
+        (float(value_TG[pointed, 1]), students.error(1, pointed)),
     ]
-    trials = [auroc_T[order_T], pointing_NT.mean(axis=0)[order_T]]
-    again_FKG = scores.students(trial_T[finalist_F], CHOOSE_SEEDS, random) + planted_G
-    by_goal = validation.scored(again_FKG, effect_GNT1[:, :, finalist_F])
+    trials = list(value_TG[order_T].T)
+    by_goal = students.of_choice(finalist_F)
     mean_F = np.array([each.mean for each in by_goal[0]])
     luck = [
         search_luck(of_goal, of_trials[setting.finalists :], chosen_by)
         for of_goal, of_trials, chosen_by in zip(by_goal, trials, (None, mean_F), strict=True)
     ]
-    chosen = int(mean_F.argmax())
-    true_1KG = scores.students(trial_T[finalist_F[[chosen]]], setting.seeds, random) + planted_G
-    tested = [of_goal[0] for of_goal in test.scored(true_1KG, test.effects(1))]
+    tested = students.tested(int(finalist_F[mean_F.argmax()]))
     return Arm(best, trials, errors_F, luck, by_goal[0], tested)
 
 
@@ -342,52 +206,72 @@ def mean_power(difference: float, designs: Sequence[Design]) -> float:
     return float(np.mean([power(difference, design) for design in known]))
 
 
-def share(events: Sequence[bool]) -> list[float]:
-    """Returns the share of events and the ends of its 95 % interval."""
+def share(events: Sequence[bool], groups: Sequence[int] | None = None) -> list[float]:
+    """Returns the share of events and the ends of its 95 % interval (Clopper and Pearson).
+
+    Args:
+        groups: the group of each event, if events of a group are not independent. Then the interval is that of a mean
+            over the groups (Student's t) where this is wider.
+    """
     interval = binomtest(sum(events), len(events)).proportion_ci()
-    return [sum(events) / len(events), float(interval.low), float(interval.high)]
+    low, high = float(interval.low), float(interval.high)
+    if groups is not None:
+        of_group = [
+            np.mean([event for event, of in zip(events, groups, strict=True) if of == group]) for group in set(groups)
+        ]
+        _, low_of_mean, high_of_mean = paired_interval(of_group)
+        low, high = max(0.0, min(low, low_of_mean)), min(1.0, max(high, high_of_mean))
+    return [sum(events) / len(events), low, high]
 
 
-def measure(name: str, setting: Setting, verdicts: int, first_seed: int) -> dict[str, Any]:
+def measure(name: str, world: World, setting: Setting, verdicts: int, first_seed: int) -> dict[str, Any]:
     """Returns the figures of one world and one number of patients."""
-    tables = [scores_of(name, first_seed + turn) for turn in range(CLOSED_FORMS if name == "closed_form" else 1)]
     random = np.random.default_rng([first_seed, setting.patients])
-    spread = luck_of_seeds(tables, setting.finalists / setting.trials)
+    spread = world.spread(setting.finalists / setting.trials)
     nothing, planted = (
-        [simulate(tables[turn % len(tables)], each, random) for turn in range(verdicts)]
+        [simulate(world.deal(turn, each, random), each) for turn in range(verdicts)]
         for each in (replace(setting, difference=0.0, spread=spread), replace(setting, spread=spread))
     )
+    groups = [verdict.group for verdict in nothing] if world.is_shared else None
     primary = [verdict.contrasts["auroc"] for verdict in nothing]
     errors = [each.standard_error for each in primary]
     return {
         "world": name,
         "patients": setting.patients,
         "seeds": setting.seeds,
-        "claims": share([bool(claims(verdict.contrasts, setting.rarer)) for verdict in nothing]),
-        "claims_on_auroc": share([each.p < 0.05 for each in primary]),
-        "seeds_only": share([bool(claims(verdict.seeds_only, setting.rarer)) for verdict in nothing]),
-        "one_error": share([verdict.gap > 1 for verdict in nothing]),
-        "two_errors": share([verdict.gap > 1.96 * 2**0.5 for verdict in nothing]),
-        "found": share(["auroc" in claims(verdict.contrasts, setting.rarer) for verdict in planted]),
+        "claims": share([bool(verdict.claims()) for verdict in nothing], groups),
+        "claims_on_auroc": share([each.p < 0.05 for each in primary], groups),
+        "seeds_only": share([bool(claims(verdict.seeds_only, verdict.rarer)) for verdict in nothing], groups),
+        "one_error": share([verdict.gap > 1 for verdict in nothing], groups),
+        "two_errors": share([verdict.gap > 1.96 * 2**0.5 for verdict in nothing], groups),
+        "found": share(["auroc" in verdict.claims() for verdict in planted], groups),
         "power": mean_power(setting.difference, [verdict.design for verdict in planted]),
         "plan": mean_power(setting.difference, [verdict.plan for verdict in planted]),
         "error_over_true": float(np.mean(np.square(errors)) ** 0.5 / np.std([each.difference for each in primary])),
-        "parts": {
-            "patients": float(np.mean([each.patient_variance for each in primary]) ** 0.5),
-            "seeds": float(np.mean([sum(each.seed_variance) for each in primary]) ** 0.5),
-            "search": float(np.mean([sum(each.search_variance) for each in primary]) ** 0.5),
-        },
+        "parts": {goal: parts([verdict.contrasts[goal] for verdict in nothing]) for goal in GOALS},
     }
 
 
+def parts(contrasts: Sequence[Contrast]) -> dict[str, float]:
+    """Returns the root mean squared standard error of contrasts, and its parts."""
+    variances = {
+        "all": [each.standard_error**2 for each in contrasts],
+        "patients": [each.patient_variance for each in contrasts],
+        "seeds": [sum(each.seed_variance) for each in contrasts],
+        "search": [sum(each.search_variance) for each in contrasts],
+    }
+    return {name: float(np.mean(of_part) ** 0.5) for name, of_part in variances.items()}
+
+
 def table(figures: Sequence[Mapping[str, Any]]) -> Table:
-    columns = ("claims", "seeds only", "1 SE", "1.96 x sqrt 2 SE", "found", "power", "plan", "error")
+    columns = ("claims", "seeds only", "1 SE", "1.96 x sqrt 2 SE", "found", "power", "plan", "error", "pointing")
     result = Table("world", "patients", "seeds", *columns)
     for row in figures:
         cells = [f"{row[key][0]:.3f} [{row[key][1]:.3f}, {row[key][2]:.3f}]" for key in ("claims", "seeds_only")]
         cells += [f"{row[key][0]:.2f}" for key in ("one_error", "two_errors")]
         cells += ["{:.2f} [{:.2f}, {:.2f}]".format(*row["found"]), f"{row['power']:.2f}"]
         cells += [f"{row['plan']:.2f}", f"{row['error_over_true']:.2f}"]
+        cells.append(f"{row['parts']['pointing']['all'] / row['parts']['auroc']['all']:.2f}")
         result.add_row(row["world"], str(row["patients"]), str(row["seeds"]), *cells)
     return result
 
@@ -417,10 +301,14 @@ def run(own: Mapping[str, str], console: Console) -> list[dict[str, Any]]:
     """
     worlds = own["worlds"].split(",")
     mistakes = [
-        Mistake("worlds", f"{name!r} does not exist; choose from {', '.join(WORLDS)}")
+        Mistake("worlds", f"{name!r} does not exist; choose from {', '.join([*WORLDS, REAL])}")
         for name in worlds
-        if name not in WORLDS
+        if name not in (*WORLDS, REAL)
     ]
+    if REAL in worlds and not own["students"]:
+        mistakes.append(
+            Mistake("students", "names the folder in which `benchmarks/real_students.py` has left students")
+        )
     numbers: dict[str, list[int]] = {}
     for key, least in LEAST.items():
         words = own[key].split(",") if key == "patients" else [own[key]]
@@ -441,12 +329,16 @@ def run(own: Mapping[str, str], console: Console) -> list[dict[str, Any]]:
         raise ConfigError.at("out", f"{file} holds figures of {content['words']}; name another file")
     figures: list[dict[str, Any]] = content["figures"]
     for name in worlds:
+        world: World = (
+            RealWorld(Path(own["students"])) if name == REAL else SimulatedWorld(name, numbers["first_seed"][0])
+        )
         for patients in numbers["patients"]:
             if any((row["world"], row["patients"]) == (name, patients) for row in figures):
                 continue
             seeds = numbers["seeds"][0] if patients <= MANY_PATIENTS else max(10, numbers["seeds"][0])
             setting = Setting(patients, numbers["trials"][0], numbers["finalists"][0], seeds, difference)
-            figures.append(measure(name, setting, numbers["verdicts"][0], numbers["first_seed"][0]))
+            setting = replace(setting, replicates=REPLICATES)
+            figures.append(measure(name, world, setting, numbers["verdicts"][0], numbers["first_seed"][0]))
             if file:
                 file.write_text(json.dumps(content, indent=1) + "\n")
             print(f"{name} with {patients} patients, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)

@@ -41,7 +41,6 @@ from mmpkd.training import pretrain, stages
 from mmpkd.training.epoch import train_epoch
 from mmpkd.training.stages import Run
 from mmpkd.types import ConfigError, EpochReport, Mistake, SharedCache
-from mmpkd.vlm import student as vlm_student
 from mmpkd.vlm.config import VlmConfig
 from mmpkd.vlm.training.run import train as train_vlm
 
@@ -115,10 +114,7 @@ def train(
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
     if isinstance(config.student, VlmConfig):
-        reports = train_vlm(config, cache, folder, resume, report, store, complete, shared)
-        if folder is not None:
-            vlm_student.describe(folder, config, store, reports[-1].metrics)
-        return reports
+        return train_vlm(config, cache, folder, resume, report, store, complete, shared)
     fitted = fit_teachers(config, store, cache, shared)
     run = run_of(config, store, fitted, device)
     student, objectives, rows = run.student, run.objectives, run.rows
@@ -263,7 +259,7 @@ def main(words: Sequence[str]) -> None:
     if mistakes := check(config, facts(config.cohort)):
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
-    shown_goals = goals_of(store.facts)
+    shown_goals = dict.fromkeys([*USUAL_GOALS, *goals_of(store.facts)])
     command.make_folder(folder)
     command.warn([*thread_warnings(config.threads), *announcements(config, store.facts)])
     command.warn([*single_steps(config, store.facts), *warnings_before_fitting(config, store)])

@@ -77,8 +77,8 @@ class PartScorer:
         """Returns the goals of a student. Beside a localisation score stand those of maps that ignore the image, as
         `<goal>_chance` and so on.
         """
-        one_N = np.zeros(len(self._rows), np.int64)
-        return _scores(self.predict(student), self.labels, self.patient_N, self._weight_RN, one_N, self._goals)
+        predicted, one_N = self.predict(student), np.zeros(len(self._rows), np.int64)
+        return score_predictions(predicted, self.labels, self.patient_N, self._weight_RN, one_N, self._goals)
 
     def predict(self, student: Student) -> Predicted:
         """Returns what the goals need of a student's outputs."""
@@ -136,10 +136,10 @@ class FoldScorer:
             np.concatenate([each.logits_NK for each in predicted]),
             {name: np.concatenate([each.value_NR[name] for each in predicted]) for name in shared},
         )
-        return _scores(pooled, self._labels, self._patient_N, self._weight_RN, self._fold_N, self._goals)
+        return score_predictions(pooled, self._labels, self._patient_N, self._weight_RN, self._fold_N, self._goals)
 
 
-def _scores(
+def score_predictions(
     predicted: Predicted,
     labels: Labels,
     patient_N: NDArray[np.int64],
@@ -147,6 +147,14 @@ def _scores(
     fold_N: NDArray[np.int64],
     goals: Sequence[str],
 ) -> dict[str, Scored]:
+    """Returns the goals of a student, and the scores of all maps in `predicted`, by the names that a sweep gives them.
+
+    Args:
+        predicted: what a student, or the student of each fold, predicts for N samples.
+        weight_RN: weight of each sample in each replicate (`stats.patient_weights`).
+        fold_N: the fold of each sample. An AUROC counts pairs of samples of one fold.
+        goals: see `PartScorer`.
+    """
     scored: dict[str, Scored] = {}
     for goal in goals:
         name = goal.removeprefix(PREFIX)

@@ -42,9 +42,9 @@ def _unused(config: TrialConfig) -> list[Mistake]:
         )
         mistakes.append(Mistake("augmentation", problem))
     unread = {"optimizer": ("label_smoothing", "class_weights"), "evaluation": ("map", "roi", "within")}
-    for section, names in unread.items():
+    for section, keys in unread.items():
         given = getattr(config, section)
-        for name in names:
+        for name in keys:
             if getattr(given, name) != type(given).model_fields[name].default:
                 mistakes.append(Mistake(f"{section}.{name}", "a student of kind vlm does not use it; leave it out"))
     if config.execution not in ("auto", "eager"):

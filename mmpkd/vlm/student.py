@@ -119,11 +119,3 @@ def read(path: Path) -> VlmStudent:
             "model", f"{problem}; name the file that mmpkd.train writes after its last epoch"
         ) from error
     return VlmStudent(vlm, config, student_card, seen, origin)
-
-
-def describe(folder: Path, config: TrialConfig, store: Store, metrics: Mapping[str, float]) -> None:
-    """Writes `card_of` into the file that a training has left in a folder, which is whole before and after."""
-    vlm, content = exported.read(folder / exported.NAME)
-    own = VlmConfig.model_validate(content["config"])
-    card = card_of(config, store, metrics)
-    exported.write(folder, vlm, own, content["image_size"], content["channels"], card)

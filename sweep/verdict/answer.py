@@ -16,7 +16,7 @@ import numpy as np
 from mmpkd.scoring.replicates import Scored
 from mmpkd.scoring.stats import holm
 from sweep.storage.records import IMAGE_BLIND
-from sweep.verdict.inference import FIXED, LEVEL, NAN, Contrast, SearchLuck, SeedScores, contrast
+from sweep.verdict.inference import FIXED, LEVEL, NAN, Contrast, SearchLuck, SeedScores, contrast, overlap
 from sweep.verdict.power import (
     MIN_RARER,
     Design,
@@ -26,7 +26,7 @@ from sweep.verdict.power import (
     too_few_patients,
     too_little_power,
 )
-from sweep.verdict.protocol import Protocol, tested_name
+from sweep.verdict.protocol import Protocol
 from sweep.verdict.training.phases import SHUFFLED, SMOOTHED
 
 # `unexplained`: a gain in localisation that a control or a map that ignores the image may have as well.
@@ -182,7 +182,8 @@ def judge(
     decisions = decide(primaries)
     answers = []
     for key, each in primaries.items():
-        answer = _answer(key, each, decisions[key], protocol, patients, exploratory, len(primaries))
+        sides = scores[key.treated][key.goal], scores[key.reference][key.goal]
+        answer = _answer(key, each, sides, decisions[key], protocol, patients, exploratory, len(primaries))
         below = _below_chance(key, protocol, exploratory)
         answers.append(replace(answer, reasons=(*answer.reasons, *below)))
     return Verdict(patients, scores, answers, exploratory)
@@ -191,13 +192,18 @@ def judge(
 def _answer(
     key: Key,
     of_key: Contrast,
+    sides: tuple[SeedScores, SeedScores],
     decision: Decision,
     protocol: Protocol,
     patients: Patients,
     exploratory: Mapping[Key, Contrast],
     primaries: int,
 ) -> Answer:
-    """Decides what may be said of one of several primary contrasts, without `_below_chance`."""
+    """Decides what may be said of one of several primary contrasts, without `_below_chance`.
+
+    Args:
+        sides: the scores that were compared.
+    """
     deciding = patients.deciding(key.goal, protocol.localisation)
     reasons = [too_few_patients(deciding) if key.goal == protocol.goal else _too_few_with_roi(deciding)]
     chance = float("nan")
@@ -205,7 +211,18 @@ def _answer(
         return Answer(
             key, of_key, decision, "cannot tell", tuple(filter(None, [*reasons, of_key.reason])), chance, None
         )
-    design = Design.seen_in(of_key, patients.all, deciding, len(protocol.seeds), first_step(primaries))
+    treated, reference = map(SearchLuck, of_key.search_variance, of_key.search_degrees)
+    factor = overlap(protocol.folds) if protocol.folds else 1.0
+    design = Design.measured(
+        sides[:1],
+        sides[1:],
+        (treated, reference),
+        patients.all,
+        deciding,
+        len(protocol.seeds),
+        first_step(primaries),
+        factor,
+    )
     chance = power(protocol.smallest(key.goal), design)
     if reasons := [reason for reason in reasons if reason]:
         return Answer(key, of_key, decision, "cannot tell", tuple(reasons), chance, design)
@@ -271,27 +288,6 @@ def _doubts(key: Key, protocol: Protocol, exploratory: Mapping[Key, Contrast]) -
 def interval(of: Contrast) -> str:
     """Returns the 95 % interval of a difference in words."""
     return f"95 % interval {of.low:+.3f} to {of.high:+.3f}"
-
-
-def sentence(answer: Answer, verdict: Verdict, protocol: Protocol) -> str:
-    """Returns the answer to a primary question in one sentence."""
-    goal, arm, reference = answer.key
-    means = f"{verdict.scores[arm][goal].mean:.3f} against {verdict.scores[reference][goal].mean:.3f} of {reference}"
-    each = answer.contrast
-    numbers, score = f"{means}: {each.difference:+.3f}", tested_name(goal)
-    if not each.reason:
-        p = answer.decision.adjusted_p
-        numbers += f", {interval(each)}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'} (Holm)"
-    verb = {"better": "classify better", "worse": "classify worse"}
-    if goal == protocol.localisation:
-        verb = {"better": "look more at the right place", "worse": "look more at the wrong place"}
-    if answer.outcome in verb:
-        return f"With {arm}, the students {verb[answer.outcome]} ({score} {numbers})."
-    if answer.outcome == "unexplained":
-        return f"{score} is higher with {arm}, but that the teacher causes it is not claimed ({numbers})."
-    if answer.outcome == "cannot tell":
-        return f"Whether {arm} changes {score} cannot be told ({numbers})."
-    return f"No difference of {score} is shown between {arm} and {reference} ({numbers})."
 
 
 def needed(answer: Answer, protocol: Protocol) -> int | None:

@@ -15,7 +15,6 @@ from sweep.verdict.inference import (
     FIXED,
     LEVEL,
     NAN,
-    Contrast,
     SearchLuck,
     SeedScores,
     contrast,
@@ -75,21 +74,7 @@ class Design:
     own_variance: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def seen_in(cls, contrast: Contrast, patients: int, counted: int, seeds: int, level: float = LEVEL) -> Design:
-        """Returns the design of a contrast that was measured with a number of seeds in each arm.
-
-        A contrast does not tell what it counts twice (`own_variance`), so all of it counts as luck.
-        """
-        treated, reference = contrast.seed_variance
-        seed_variance = treated * seeds, reference * seeds
-        of_search = zip(contrast.search_variance, contrast.search_degrees, strict=True)
-        searches = [SearchLuck(variance, degrees) for variance, degrees in of_search]
-        return cls(
-            patients, counted, contrast.patient_variance, seeds, seed_variance, (searches[0], searches[1]), level
-        )
-
-    @classmethod
-    def of_finalists(
+    def measured(
         cls,
         treated: Sequence[SeedScores],
         reference: Sequence[SeedScores],
@@ -98,16 +83,21 @@ class Design:
         counted: int,
         seeds: int,
         level: float,
+        overlap: float = 1.0,
     ) -> Design:
-        """Returns what is expected on the patients on whom the finalists of two arms were compared, but with a number
-        of seeds. All finalists count, because the errors of the chosen ones are small by luck as well.
+        """Returns what is expected of a number of seeds on the patients on whom students of two arms were scored.
+
+        Args:
+            treated: the scores of the configuration that was tested; before, those of all finalists, because the errors
+                of the chosen one are small by luck as well. Those of the reference are given alike.
+            overlap: by how much the variance of the replicates was widened (`inference.widened`).
         """
         pairs = [contrast(each, other, counted) for each in treated for other in reference]
         patient_variance = float(np.mean([pair.patient_variance for pair in pairs]))
         of_seeds, own = [], []
         for arm in (treated, reference):
             of_seeds.append(float(np.mean([each.variance_of_mean * each.seeds for each in arm])))
-            own.append(min(float(np.mean([_own_variance(each) for each in arm])), of_seeds[-1]))
+            own.append(min(float(np.mean([_own_variance(each) for each in arm])) / overlap, of_seeds[-1]))
             patient_variance -= own[-1] / arm[0].seeds
         seed_variance, own_variance = (of_seeds[0], of_seeds[1]), (own[0], own[1])
         patient_variance = max(patient_variance, 0.0)

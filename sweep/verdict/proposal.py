@@ -269,7 +269,7 @@ def design_after_choice(
     counted = patients.deciding(goal, protocol.localisation)
     searches = luck[arm], luck[protocol.reference]
     level = first_step(len(protocol.arms) * len(protocol.goals()))
-    design = Design.of_finalists(
+    design = Design.measured(
         treated, reference, searches, patients.all, counted, len(protocol.seeds), level
     ).with_patients(protocol.test_patients)
     design = design.widened(_overlap(protocol))

@@ -21,6 +21,7 @@ from mmpkd.vlm.config import VlmConfig
 from mmpkd.vlm.model import build
 from mmpkd.vlm.scores.goals import all_scores, goals, own_scores
 from mmpkd.vlm.scores.yardsticks import yardsticks
+from mmpkd.vlm.student import card_of
 from mmpkd.vlm.training.items import Items
 from mmpkd.vlm.training.learner import Learner, TeacherLogits
 from mmpkd.vlm.training.targets import Targets, corrections, rounds_begin
@@ -39,6 +40,7 @@ class VlmRun:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
         questions = store.questions
+        self.judged = own_scores(questions)  # of the cohort, whatever part is scored
         known = questions[questions["row"].isin(train)]
         texts = [*known["question"], *known["answer"].dropna()]
         self.processor = text_processor(self.own, texts)
@@ -108,11 +110,11 @@ class VlmRun:
 
     def metrics(self, complete: bool) -> dict[str, float]:
         """Returns the goals on the validation patients, or all scores with those of answers that see no image."""
-        scored, judged = self.val.scored(self.answers()), own_scores(self.store.questions)
-        scores = goals(scored, judged)
+        scored = self.val.scored(self.answers())
+        scores = goals(scored, self.judged)
         if complete:
-            scores |= all_scores(scored, judged=judged)
-            scores |= yardsticks(self.items.table[self.items.table["answer"].notna()], scored, judged)
+            scores |= all_scores(scored, judged=self.judged)
+            scores |= yardsticks(self.items.table[self.items.table["answer"].notna()], scored, self.judged)
         metrics = {f"val/{name}": value for name, value in scores.items()}
         if complete and self.teacher is not None:
             metrics |= {f"teacher/{name}": value for name, value in self.teacher.quality.items()}
@@ -158,6 +160,6 @@ def train(
             writer.offer(partial(state, epoch + 1), must=is_complete)  # type: ignore[arg-type]
             report(history[-1])
     if folder is not None:
-        card = {"cohort": store.fingerprint, "trial": config.fingerprint(), "metrics": dict(history[-1].metrics)}
+        card = card_of(config, store, history[-1].metrics)
         exported.write(folder, run.vlm, run.own, store.facts.image_size, store.facts.channels, card)
     return history

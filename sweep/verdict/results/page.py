@@ -12,12 +12,13 @@ from sweep.arm_styles import arm_styles
 from sweep.reports.page.sections import table
 from sweep.reports.page.style import PAGE, contents, sections
 from sweep.storage.records import IMAGE_BLIND
-from sweep.verdict.answer import Answer, Key, Verdict, interval, needed, sentence
+from sweep.verdict.answer import Answer, Key, Verdict, interval, needed
 from sweep.verdict.inference import Contrast
 from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.figures import Row, rows_figure
 from sweep.verdict.results.methods import methods
 from sweep.verdict.results.record import Circumstances, External, validation_scores
+from sweep.verdict.results.wording import sentence
 
 INTERVALS: Final = "Intervals cover 95 %, over patients, seeds and the luck of the search."
 ERRORS: Final = "standard errors: patients, seeds, search"

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sweep.types import Record
-from sweep.verdict.answer import Verdict, needed, sentence
+from sweep.verdict.answer import Verdict, needed
 from sweep.verdict.inference import Contrast
 from sweep.verdict.opening.openings import Opening, as_json
 from sweep.verdict.protocol import Protocol, tested_name
+from sweep.verdict.results.wording import sentence
 from sweep.verdict.training.choice import Choice
 
 FORMAT = 2  # 1 had scores on the tested part under names of validation, and `p` and `adjusted_p`

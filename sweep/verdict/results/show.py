@@ -12,7 +12,7 @@ from rich.console import Console
 from mmpkd.cohort.store import Store
 from sweep.picking.candidates import Candidates
 from sweep.plan.price import clock
-from sweep.verdict.answer import Patients, Verdict, needed, sentence
+from sweep.verdict.answer import Patients, Verdict, needed
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.inference import SearchLuck, SeedScores
 from sweep.verdict.opening.openings import SHOWN_DIGITS, Opening
@@ -20,6 +20,7 @@ from sweep.verdict.power import MIN_RARER, USUAL_POWER, Design, smallest_differe
 from sweep.verdict.proposal import design_after_choice, expected_design
 from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.record import Circumstances
+from sweep.verdict.results.wording import sentence
 
 SPREADS: Final = (0.0, 0.02, 0.05)  # standard deviations over seeds for which the power is shown before any has run
 

@@ -13,11 +13,12 @@ from sweep.storage.events import Spool, SweepBegan, SweepSummarized, VerdictWrit
 from sweep.storage.lock import hold_driver_lock
 from sweep.tracking.mlflow import Tracker
 from sweep.transfer.mirror import Mirror
-from sweep.verdict.answer import Verdict, interval, sentence
+from sweep.verdict.answer import Verdict, interval
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.opening.openings import SHOWN_DIGITS
 from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.record import Circumstances
+from sweep.verdict.results.wording import sentence
 
 
 def track(event: VerdictWritten, options: RunOptions, console: Console) -> None:

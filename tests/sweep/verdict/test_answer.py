@@ -10,10 +10,11 @@ import pytest
 
 from mmpkd.config import StageConfig, TrialConfig, validate
 from mmpkd.types import ConfigError, Task, lay_out
-from sweep.verdict.answer import Patients, Verdict, judge, sentence
+from sweep.verdict.answer import Patients, Verdict, judge
 from sweep.verdict.inference import SeedScores
 from sweep.verdict.opening.scores import patients_of
 from sweep.verdict.protocol import Protocol
+from sweep.verdict.results.wording import sentence
 from sweep.verdict.training.phases import smoothed, smoothing_of
 
 AUROC, POINTING = "val/auroc", "val/pointing"
@@ -39,7 +40,7 @@ PROTOCOL = Protocol(
 def scores(mean: float, spread: float = 0.01, error: float = 0.01) -> SeedScores:
     """Five students around a mean, whose replicates scatter independently of those of other arms."""
     value_K = mean + spread * np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
-    noise_R = np.random.default_rng(int(1e6 * mean)).normal(0, error, 1000)
+    noise_R = np.random.default_rng(int(1e6 * np.nan_to_num(mean))).normal(0, error, 1000)
     return SeedScores(value_K, value_K + noise_R[:, None])
 
 
@@ -121,6 +122,15 @@ def test_patients_whose_images_disagree_decide_no_score_of_patients(goal: str, r
         rois=lambda row: row == 0,
     )
     assert patients_of(store, np.arange(4), goal) == Patients(3, rarer, 1)
+
+
+def test_a_test_part_without_regions_cannot_tell_of_places() -> None:
+    arms = {"none": (0.7, np.nan), "tabular": (0.7, np.nan)}
+    blind = verdict(Patients(all=400, rarer=150, with_roi=0), **arms)
+    assert outcomes(blind)[POINTING] == "cannot tell"
+    assert sentence(blind.answers[1], blind, PROTOCOL) == (
+        "Whether tabular changes test/pointing cannot be told (not all students have a score)."
+    )
 
 
 @pytest.mark.parametrize(

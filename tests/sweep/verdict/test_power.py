@@ -11,7 +11,7 @@ from scipy.stats import nct
 from scipy.stats import t as student_t
 
 from mmpkd.scoring.stats import auroc_variance, patient_weights
-from sweep.verdict.inference import FIXED, SearchLuck, SeedScores, contrast, search_luck
+from sweep.verdict.inference import FIXED, SearchLuck, SeedScores, contrast, overlap, search_luck, widened
 from sweep.verdict.power import (
     TRUE_SHARE,
     Design,
@@ -78,14 +78,24 @@ def test_power_falls_with_every_kind_of_luck() -> None:
     assert DESIGN.with_patients(100).counted == 40
 
 
-def test_the_design_of_a_contrast_has_its_error() -> None:
+def test_the_design_of_a_contrast_has_its_error_and_knows_what_it_counts_twice() -> None:
+    """Scores with a seed's own luck, and with luck of patients that is shared in part: a variance of 0.0001 of each
+    student's own. In folds, replicates are widened, and what is counted twice is not.
+    """
     random = np.random.default_rng(0)
-    arms = [SeedScores(random.normal(0.8, 0.03, 5), random.normal(0.8, 0.03, (200, 5))) for _ in range(2)]
-    seen = contrast(*arms, patients=40)
-    design = Design.seen_in(seen, patients=100, counted=40, seeds=5)
-    again = design.patient_variance + sum(design.seed_variance) / 5
-    assert again == pytest.approx(seen.standard_error**2)
-    assert sum(replace(design, seeds=10).seed_variance) == pytest.approx(10 * sum(seen.seed_variance) / 2)
+    shared_R1 = random.normal(0, 0.02, (20_000, 1))
+    arms = [
+        SeedScores(random.normal(0.8, 0.03, 5), share * shared_R1 + random.normal(0.8, 0.01, (20_000, 5)))
+        for share in (1.5, 1.0)
+    ]
+    seen, lucks = contrast(*arms, patients=40), (SearchLuck(0.0001, 2.0), FIXED)
+    design = Design.measured(arms[:1], arms[1:], lucks, patients=100, counted=40, seeds=5, level=0.95)
+    assert design.variance == pytest.approx(seen.standard_error**2 + 0.0001)
+    assert design.own_variance == pytest.approx((0.0001, 0.0001), rel=0.03)
+    wide = [widened(each, 5) for each in arms]
+    of_folds = Design.measured(wide[:1], wide[1:], lucks, 100, 40, 5, 0.95, overlap(5))
+    assert of_folds.own_variance == pytest.approx(design.own_variance)
+    assert of_folds.parts[0] == pytest.approx(design.parts[0] * overlap(5))
 
 
 def test_the_expected_error_of_an_auroc_is_that_of_the_published_example() -> None:
@@ -154,7 +164,7 @@ def test_all_finalists_tell_what_is_expected() -> None:
     treated = [SeedScores(np.full(5, 0.8), np.zeros((100, 5)) + scale * wave_R[:, None]) for scale in (0.01, 0.03)]
     reference = [SeedScores(np.array([0.7, 0.72]), np.zeros((100, 2)))]
     lucks = SearchLuck(0.0001, 1.9), SearchLuck(0.0, 1.0)
-    design = Design.of_finalists(treated, reference, lucks, 200, 80, 10, level=0.975)
+    design = Design.measured(treated, reference, lucks, 200, 80, 10, level=0.975)
     assert design.patient_variance == pytest.approx(0.0005) and design.seed_variance == pytest.approx((0, 0.0002))
     assert design.variance == pytest.approx(0.0005 + 0.0002 / 10 + 0.0001)
 
@@ -180,7 +190,7 @@ def test_power_agrees_with_simulated_students_whose_luck_with_patients_is_their_
     designs, claims = [], []
     for _ in range(300):
         finalists, tested = arms(3, 0.4), arms(1, 0.4)
-        designs.append(Design.of_finalists(*finalists, (FIXED, FIXED), patients, patients, seeds, level=0.95))
+        designs.append(Design.measured(*finalists, (FIXED, FIXED), patients, patients, seeds, level=0.95))
         claims.append(contrast(tested[0][0], tested[1][0], patients).p < 0.05)
     printed = np.mean([power(0.4, design) for design in designs[::10]])
     counted_as_luck = np.mean([power(0.4, replace(each, own_variance=(0.0, 0.0))) for each in designs[::10]])

@@ -1,0 +1,30 @@
+"""The answer to a primary question in one sentence, as the page, the table, MLflow and the terminal print it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sweep.verdict.answer import Answer, Verdict, interval
+from sweep.verdict.protocol import Protocol, tested_name
+
+
+def sentence(answer: Answer, verdict: Verdict, protocol: Protocol) -> str:
+    """Returns the answer to a primary question in one sentence."""
+    goal, arm, reference = answer.key
+    means = f"{verdict.scores[arm][goal].mean:.3f} against {verdict.scores[reference][goal].mean:.3f} of {reference}"
+    each = answer.contrast
+    numbers = f"{means}: {each.difference:+.3f}" if np.isfinite(each.difference) else "not all students have a score"
+    score = tested_name(goal)
+    if not each.reason:
+        p = answer.decision.adjusted_p
+        numbers += f", {interval(each)}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'} (Holm)"
+    verb = {"better": "classify better", "worse": "classify worse"}
+    if goal == protocol.localisation:
+        verb = {"better": "look more at the right place", "worse": "look more at the wrong place"}
+    if answer.outcome in verb:
+        return f"With {arm}, the students {verb[answer.outcome]} ({score} {numbers})."
+    if answer.outcome == "unexplained":
+        return f"{score} is higher with {arm}, but that the teacher causes it is not claimed ({numbers})."
+    if answer.outcome == "cannot tell":
+        return f"Whether {arm} changes {score} cannot be told ({numbers})."
+    return f"No difference of {score} is shown between {arm} and {reference} ({numbers})."
