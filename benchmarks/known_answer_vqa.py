@@ -57,9 +57,9 @@ SHUFFLED = {"control": "shuffled"}
 ARMS: dict[str, dict[str, Any]] = {
     "labels": {},
     "pseudo": {"distillation": PSEUDO},
-    "kl": {"distillation": PSEUDO | {"kl": {"weight": 1.0, "temperature": 1.0}}},
     "shuffled": {"distillation": PSEUDO, "teacher": SHUFFLED},
     "all labels": {},
+    "kl": {"distillation": PSEUDO | {"kl": {"weight": 1.0, "temperature": 1.0}}},
     "gap": {"distillation": PSEUDO, "student": {"positions": {"border_gap": 2}}},
     "corrected": {"distillation": PSEUDO | {"corrections": {"rounds": 1}}},
 }
@@ -86,8 +86,8 @@ class Design:
     batch_size: int = 48
 
     def configs(self) -> dict[tuple[str, int], TrialConfig]:
-        """Returns the configurations by arm and seed, all arms of a seed together."""
-        return {(arm, seed): self._config(arm, seed) for seed in self.seeds for arm in ARMS}
+        """Returns the configurations by arm and seed; the arms of the claims come first, each with all its seeds."""
+        return {(arm, seed): self._config(arm, seed) for arm in ARMS for seed in self.seeds}
 
     def _config(self, arm: str, seed: int) -> TrialConfig:
         parts, labelled = ARMS[arm], 1.0 if arm == "all labels" else LABELLED

@@ -30,7 +30,7 @@ from sweep.plan.plan import Plan
 from sweep.plan.price import Price, wall_seconds
 from sweep.plan.show import render
 from sweep.reports.final import finish
-from sweep.reports.progress import Progress
+from sweep.reports.progress import Progress, what_begins
 from sweep.reports.watch import Watch
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
@@ -145,10 +145,7 @@ def _run_locked(
     patience = waiting_out(seconds_of(options.patience) or 0.0, printer(console))
     with patience, Watch(search, tracker, spool, planned.example.cohort, options.command) as watch:
         if search.remaining_trials and search.halt is None:
-            finished, trials = len(search.finished), search.space.search.trials
-            so_far = f", {finished} done before" if finished else ""
-            arms = ", ".join(search.space.arms)
-            greeting = f"{options.name}: {trials} trials over {arms}{so_far}; files in {options.folder}"
+            greeting = f"{what_begins(options, search)}; files in {options.folder}"
             console.print(greeting, highlight=False, soft_wrap=True)
             try:
                 run_trials(search, planned, functions, options.folder, tracker, watch, console)

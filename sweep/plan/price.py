@@ -245,7 +245,8 @@ def _warnings(
         ways = count_branches(node)
         free = max((len(branch.free) for branch in branches(node, arm.arm, 64)), default=0)
         if arm.trials * affordable < MIN_BRANCH_TRIALS * ways and free:
-            plural = f"{ways} branches of up to {free} dimensions" if ways > 1 else f"{free} dimensions"
+            dimensions = f"{free} dimension{'s' * (free != 1)}"
+            plural = f"{ways} branches of up to {dimensions}" if ways > 1 else dimensions
             warnings.append(
                 f"arm {arm.arm}: about {arm.trials * affordable:.0f} trials give only a first impression of {plural}; "
                 f"{MIN_BRANCH_TRIALS * ways} are advisable ({MIN_BRANCH_TRIALS} for each branch)"

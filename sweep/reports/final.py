@@ -48,7 +48,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     else:
         _print_comparison(snapshot, results.shown, search, console)
     print_tracking(send_rest(tracker), tracker, options, console, with_pages=not options.part_of)
-    for line in _reasons(search, _with_more_budget(options.continuing, search)):
+    for line in _reasons(search, _with_more_budget(options.continuing, search), bool(options.part_of)):
         console.print(line, highlight=False, soft_wrap=True)
     is_complete = not (search.remaining_trials or options.part_of)
     if results.best and is_complete and len(search.space.arms) > 1 and not are_of_answers(snapshot.goals):
@@ -111,17 +111,20 @@ def send_rest(tracker: Tracker) -> int:
         return tracker.close(interrupt.allowed_seconds(60))
 
 
-def _reasons(search: Search, command: str) -> list[str]:
-    """Returns lines that say how to continue the sweep and, where that is not obvious, why it ended."""
+def _reasons(search: Search, command: str, is_part: bool) -> list[str]:
+    """Returns lines that say how to continue the sweep and, where that is not obvious, why it ended.
+
+    Args:
+        is_part: whether it is a part of a confirmation, which has more to train than this sweep.
+    """
     config = search.space.search
     lines = [f"stopped: {search.halt.reason}"] if search.halt and search.halt.reason else []
     if search.all_failed:
         lines += ["stopped: every trial failed so far; remove the cause, then run the same command again"]
     elif search.remaining_trials:
-        lines += [
-            f"{search.remaining_trials} trials to go; this continues the sweep, each trial from its last checkpoint:",
-            *command_lines(command),
-        ]
+        to_go = f"{search.remaining_trials} trials to go; this continues the sweep"
+        to_go = "the confirmation has not ended; this continues it" if is_part else to_go
+        lines += [f"{to_go}, each trial from its last checkpoint:", *command_lines(command)]
     elif search.state.plateau.reached(search.exhausted):
         lines += [
             f"stopped: the last {config.plateau} configurations of each arm added less than 1 % to its hypervolume; "

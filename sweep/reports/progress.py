@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpkd.command import warn, wrapped
+from sweep.options import RunOptions
 from sweep.reports.details import score_of_trial
 from sweep.search.searcher import Search
 from sweep.storage.records import best_of, over_seeds
@@ -26,6 +27,16 @@ LEAST_TRIALS: Final = 0.5  # with less than this done, the pace says nothing
 MANY_TRIALS: Final = 4.0  # with more than this done, the price counts little
 UNITS: Final = (("h", 3600), ("min", 60), ("s", 1))
 SPREAD: Final = 0.5  # standard deviation of the time of a trial as a share of its mean; a guess, for the shown range
+
+
+def what_begins(options: RunOptions, search: Search) -> str:
+    """Returns which trials a driver begins or continues with, in words."""
+    config, arms, finished = search.space.search, search.space.arms, len(search.finished)
+    trials = f"{config.trials} trials over"
+    if options.part_of and config.trials == len(arms):  # of a confirmation: each runs on all seeds
+        trials = f"{len(arms)} configurations on {config.repeats} seeds each:"
+    so_far = f", {finished} done before" if finished else ""
+    return f"{options.name}: {trials} {', '.join(arms)}{so_far}"
 
 
 @dataclass(frozen=True)

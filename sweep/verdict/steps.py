@@ -127,6 +127,8 @@ def confirm(
     for note in tested.notes:
         console.print(note, soft_wrap=True)
     if is_plan:
+        was_opened = any(each.others(protocol.hash) for each in ledgers)
+        console.print(_after_the_plan(is_frozen, was_opened and not again), soft_wrap=True)
         return 0
     if external:
         keep(external, folder)
@@ -141,6 +143,16 @@ def confirm(
     except NoVerdictError as error:
         folder.failure.write_bytes(f"{error}\n".encode())
         raise
+
+
+def _after_the_plan(is_frozen: bool, needs_again: bool) -> str:
+    """Returns which command follows a plan.
+
+    Args:
+        needs_again: whether something is to be opened that another confirmation has opened.
+    """
+    words = "without plan=true and with again=true" if needs_again else "without plan=true"
+    return f"the same command {words} {'continues' if is_frozen else 'freezes this protocol and begins'}"
 
 
 def _folds(

@@ -12,13 +12,13 @@ from sweep.arm_styles import arm_styles
 from sweep.reports.page.sections import table
 from sweep.reports.page.style import PAGE, contents, sections
 from sweep.storage.records import IMAGE_BLIND
-from sweep.verdict.answer import Answer, Key, Verdict, interval, needed
+from sweep.verdict.answer import Key, Verdict, interval
 from sweep.verdict.inference import Contrast
 from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.figures import Row, rows_figure
 from sweep.verdict.results.methods import methods
 from sweep.verdict.results.record import Circumstances, External, validation_scores
-from sweep.verdict.results.wording import sentence
+from sweep.verdict.results.wording import matters, sentence, subject, what_would_tell
 
 INTERVALS: Final = "Intervals cover 95 %, over patients, seeds and the luck of the search."
 ERRORS: Final = "standard errors: patients, seeds, search"
@@ -41,7 +41,7 @@ def page_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstances, 
     goals = protocol.goals()
     notes = "".join(f'<p class="note">{escape(each)}</p>' for each in circumstances.notes)
     parts = {
-        "The answer": f"{_answers(protocol, verdict)}{notes}",
+        "The answer": f"<p>{escape(_rests_on(protocol, verdict))}</p>{_answers(protocol, verdict)}{notes}",
         "Differences": _differences(protocol, verdict, goals, primary=True),
         "Students": _students(protocol, verdict, goals, protocol.part),
         "Controls": _differences(protocol, verdict, goals, primary=False),
@@ -69,22 +69,22 @@ def _external(protocol: Protocol, external: External) -> str:
     return "\n".join(parts)
 
 
+def _rests_on(protocol: Protocol, verdict: Verdict) -> str:
+    """Returns on whom the answers rest, and which differences matter, as sentences."""
+    patients = verdict.patients
+    of_rois = f" and {patients.with_roi} with a region" if protocol.localisation else ""
+    return (
+        f"On {subject(protocol, verdict)}; {patients.rarer} are of the rarer class{of_rois}. Scores are means over "
+        f"{len(protocol.seeds)} seeds. A difference of {matters(protocol)} was declared to matter."
+    )
+
+
 def _answers(protocol: Protocol, verdict: Verdict) -> str:
     items = []
     for answer in verdict.answers:
-        lines = [sentence(answer, verdict, protocol), *answer.reasons, *_what_would_tell(answer, protocol, verdict)]
+        lines = [sentence(answer, verdict, protocol), *answer.reasons, *what_would_tell(answer, protocol)]
         items.append(f"<li><strong>{escape(lines[0])}</strong> {escape(' '.join(lines[1:]))}</li>")
     return f'<ul class="answer">{"".join(items)}</ul>'
-
-
-def _what_would_tell(answer: Answer, protocol: Protocol, verdict: Verdict) -> list[str]:
-    if answer.outcome not in ("cannot tell", "no difference shown"):
-        return []
-    patients = needed(answer, protocol)
-    if patients is None:
-        return []
-    smallest = protocol.smallest(answer.key.goal)
-    return [f"About {patients} such patients would show a difference of {smallest:g} in 80 % of tests."]
 
 
 def in_words(key: Key, protocol: Protocol) -> str:

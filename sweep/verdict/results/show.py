@@ -12,7 +12,7 @@ from rich.console import Console
 from mmpkd.cohort.store import Store
 from sweep.picking.candidates import Candidates
 from sweep.plan.price import clock
-from sweep.verdict.answer import Patients, Verdict, needed
+from sweep.verdict.answer import Patients, Verdict
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.inference import SearchLuck, SeedScores
 from sweep.verdict.opening.openings import SHOWN_DIGITS, Opening
@@ -20,8 +20,9 @@ from sweep.verdict.power import MIN_RARER, USUAL_POWER, Design, smallest_differe
 from sweep.verdict.proposal import design_after_choice, expected_design
 from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.record import Circumstances
-from sweep.verdict.results.wording import sentence
+from sweep.verdict.results.wording import matters, sentence, subject, what_would_tell
 
+LARGEST: Final = 1  # difference of two scores that lie between 0 and 1, as all goals do
 SPREADS: Final = (0.0, 0.02, 0.05)  # standard deviations over seeds for which the power is shown before any has run
 
 
@@ -43,16 +44,11 @@ def show_protocol(
         f"  choice: on seeds {_span(protocol.choose_seeds)}, the best mean of each arm by {protocol.goal}",
         f"  training: the chosen ones on seeds {_span(seeds)}{' in each fold' if protocol.folds else ''}",
         *([f"  controls: {', '.join(protocol.controls)}"] if protocol.controls else []),
-        f"  test: {protocol.test_patients} patients{of_folds}; {_matters(protocol)}",
+        f"  test: {protocol.test_patients} patients{of_folds}; a difference of {matters(protocol)} matters",
         *([f"  an earlier confirmation had protocol {protocol.after[:SHOWN_DIGITS]}"] if protocol.after else []),
         *(f"  {protocol.part} was opened before: {opening}" for opening in openings),
     ]
     console.print("\n".join(lines), soft_wrap=True)
-
-
-def _matters(protocol: Protocol) -> str:
-    smallest = [f"{protocol.smallest(goal):g} of {tested_name(goal)}" for goal in protocol.goals()]
-    return f"a difference of {' and of '.join(smallest)} matters"
 
 
 def _finalists(protocol: Protocol) -> list[str]:
@@ -137,17 +133,19 @@ def _search(protocol: Protocol, trials: Candidates, arms: Sequence[str], cost: f
 
 def show_power(protocol: Protocol, trials: Candidates, store: Store, console: Console) -> None:
     """Prints what differences the test part can show with the planned seeds, before anything has run."""
-    designs = {spread: partial(expected_design, protocol, trials, store, spread) for spread in SPREADS}
-    by_words = {f"if seeds scatter by {spread:g}": design for spread, design in designs.items()}
-    _show_differences(protocol, by_words, "", console)
-    design = designs[SPREADS[0]](protocol.goal, protocol.arms[0])
+    designs = [partial(expected_design, protocol, trials, store, spread) for spread in SPREADS]
+    listed = " / ".join(f"{each:g}" for each in SPREADS)
+    spreads = f", if scores vary over seeds with a standard deviation of {listed}"
+    smallest = _show_differences(protocol, designs, "", spreads, console)
+    design = designs[0](protocol.goal, protocol.arms[0])
     if design is not None and design.counted < MIN_RARER:
         problem = f"{protocol.part} has about {design.counted} patients of the rarer class, by the share in validation"
-        outcome = f"with fewer than {MIN_RARER}, {protocol.goal} cannot be told"
+        outcome = f"with fewer than {MIN_RARER}, the answer on {tested_name(protocol.goal)} is always 'cannot tell'"
         console.print(f"warning: {problem}; {outcome}", soft_wrap=True)
-    if design is not None and smallest_difference(design) > protocol.difference:
-        problem = f"a difference of {protocol.difference:g} will probably not be shown, even if seeds do not scatter"
-        console.print(f"warning: {problem}; see 'Before it runs' in docs/verdict.md", soft_wrap=True)
+    for goal, shown in smallest.items():
+        if shown > (matters := protocol.smallest(goal)):
+            problem = f"a difference of {matters:g} of {tested_name(goal)} will probably not be shown"
+            console.print(f"warning: {problem}; see 'Before it runs' in docs/verdict.md", soft_wrap=True)
 
 
 def show_power_after_choice(
@@ -168,28 +166,39 @@ def show_power_after_choice(
     def design(goal: str, arm: str) -> Design | None:
         return design_after_choice(protocol, scores, luck[goal], patients, goal, arm)
 
-    _show_differences(protocol, {"": design}, "after the choice, ", console)
+    _show_differences(protocol, [design], "after the choice, ", "", console)
 
 
 def _show_differences(
-    protocol: Protocol, designs: Mapping[str, Callable[[str, str], Design | None]], when: str, console: Console
-) -> None:
+    protocol: Protocol,
+    designs: Sequence[Callable[[str, str], Design | None]],
+    when: str,
+    spreads: str,
+    console: Console,
+) -> dict[str, float]:
     """Prints the smallest difference that is probably shown, of each score and arm.
 
     Args:
-        designs: what is expected of a score and an arm, by the words that say under which assumption.
+        designs: what is expected of a score and an arm, under one assumption each.
+        spreads: the assumptions in words; empty if there is none.
+
+    Returns:
+        The smallest of these differences for each score. A score without any is left out.
     """
-    seeds = f"{protocol.test_patients} test patients and {len(protocol.seeds)} seeds"
-    console.print(f"{when}{seeds} show, in {USUAL_POWER:.0%} of tests, a difference of", soft_wrap=True)
+    patients = f"{protocol.test_patients} test patients and {len(protocol.seeds)} seeds"
+    shown_in = f"smallest difference that {patients} show in {USUAL_POWER:.0%} of tests"
+    console.print(f"{when}{shown_in}{spreads}:", soft_wrap=True)
+    smallest: dict[str, float] = {}
     for goal in protocol.goals():
         for arm in protocol.arms:
-            cells = [
-                f"{smallest_difference(design):.3f} {words}".strip()
-                for words, expected in designs.items()
-                if (design := expected(goal, arm)) is not None
-            ]
-            shown = ", ".join(cells) or "not known, as no finalist has a standard error"
+            expected = [design for each in designs if (design := each(goal, arm)) is not None]
+            differences = [smallest_difference(design) for design in expected]
+            cells = [f"{each:.3f}" if each < LARGEST else f"more than {LARGEST}" for each in differences]
+            shown = " / ".join(cells) or "not known, as no finalist has a standard error"
             console.print(f"  {tested_name(goal)} by {arm}: {shown}", soft_wrap=True)
+            if differences:
+                smallest[goal] = min(*differences, smallest.get(goal, differences[0]))
+    return smallest
 
 
 def _device_seconds(trials: Candidates, arm: str) -> float:
@@ -202,13 +211,7 @@ def show_verdict(
     protocol: Protocol, verdict: Verdict, circumstances: Circumstances, folder: ConfirmationFolder, console: Console
 ) -> None:
     """Prints the answers on the test part and on the external cohort, if any, and where the verdict lies."""
-    tested = f"{verdict.patients.all} test patients"
-    if protocol.folds:
-        tested = f"{verdict.patients.all} patients, each tested by students that were trained without the patient,"
-    unseen = "that neither search nor choice has seen"
-    if protocol.space:
-        unseen = "and whose settings were searched and chosen without the patient"
-    console.print(f"\nverdict on {tested} {unseen}", soft_wrap=True)
+    console.print(f"\nverdict on {subject(protocol, verdict)}", soft_wrap=True)
     _show_answers(protocol, verdict, console)
     for note in circumstances.notes:
         console.print(f"  {note}", soft_wrap=True)
@@ -223,8 +226,5 @@ def _show_answers(protocol: Protocol, verdict: Verdict, console: Console) -> Non
         console.print(f"  {sentence(answer, verdict, protocol)}", soft_wrap=True)
         for reason in answer.reasons:
             console.print(f"    {reason}", soft_wrap=True)
-        if answer.outcome in ("cannot tell", "no difference shown"):
-            patients = needed(answer, protocol)
-            if patients is not None:
-                smallest = protocol.smallest(answer.key.goal)
-                console.print(f"    About {patients} such patients would show a difference of {smallest:g}.")
+        for line in what_would_tell(answer, protocol):
+            console.print(f"    {line}", soft_wrap=True)

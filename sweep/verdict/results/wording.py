@@ -1,10 +1,11 @@
-"""The answer to a primary question in one sentence, as the page, the table, MLflow and the terminal print it."""
+"""The answers in words, as the page, the table, MLflow and the terminal print them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sweep.verdict.answer import Answer, Verdict, interval
+from sweep.verdict.answer import Answer, Verdict, interval, needed
+from sweep.verdict.power import USUAL_POWER
 from sweep.verdict.protocol import Protocol, tested_name
 
 
@@ -28,3 +29,28 @@ def sentence(answer: Answer, verdict: Verdict, protocol: Protocol) -> str:
     if answer.outcome == "cannot tell":
         return f"Whether {arm} changes {score} cannot be told ({numbers})."
     return f"No difference of {score} is shown between {arm} and {reference} ({numbers})."
+
+
+def subject(protocol: Protocol, verdict: Verdict) -> str:
+    """Returns on whom the answers rest, in words."""
+    tested, unseen = f"{verdict.patients.all} test patients", "that neither search nor choice has seen"
+    if protocol.folds:
+        tested = f"{verdict.patients.all} patients, each tested by students that were trained without the patient,"
+    if protocol.space:
+        unseen = "and whose settings were searched and chosen without the patient"
+    return f"{tested} {unseen}"
+
+
+def matters(protocol: Protocol) -> str:
+    """Returns the declared differences in words."""
+    return " and of ".join(f"{protocol.smallest(goal):g} of {tested_name(goal)}" for goal in protocol.goals())
+
+
+def what_would_tell(answer: Answer, protocol: Protocol) -> list[str]:
+    """Returns a sentence on how many patients would show the declared difference, where none is claimed."""
+    if answer.outcome not in ("cannot tell", "no difference shown"):
+        return []
+    if (patients := needed(answer, protocol)) is None:
+        return []
+    smallest = protocol.smallest(answer.key.goal)
+    return [f"About {patients} such patients would show a difference of {smallest:g} in {USUAL_POWER:.0%} of tests."]

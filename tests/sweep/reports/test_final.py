@@ -41,4 +41,13 @@ def test_its_trials_are_no_candidates(tmp_path: Path, part: None) -> None:
 
 def test_the_command_of_the_whole_continues(tmp_path: Path, part: None) -> None:
     _, text = swept(tmp_path, "trials=4", play=two_trials)
-    assert "2 trials to go" in text and text.rstrip().endswith(CONFIRM) and "sweep.run" not in text
+    assert (
+        "the confirmation has not ended; this continues it" in text
+        and text.rstrip().endswith(CONFIRM)
+        and "sweep.run" not in text
+    )
+
+
+def test_fixed_configurations_are_counted_with_their_seeds(tmp_path: Path, part: None) -> None:
+    _, text = swept(tmp_path, "trials=2", "search.repeats=3")
+    assert "fake: 2 configurations on 3 seeds each: none, tabular; files in " in text

@@ -87,6 +87,7 @@ def test_a_verdict_states_protocol_answers_students_and_ledger(done: Path) -> No
         ("val/pointing", "tabular"),
     ]
     assert all(answer["sentence"] in printed for answer in content["answers"])
+    assert "smallest difference that 30 test patients and 5 seeds show in 80% of tests:" in printed
     assert {arm: len(scores["test/auroc"]) for arm, scores in content["scores"].items()} == {
         "none": 5,
         "tabular": 5,
@@ -96,6 +97,10 @@ def test_a_verdict_states_protocol_answers_students_and_ledger(done: Path) -> No
     assert opening["protocol"] == protocol["hash"] and "sweep.confirm fake finalists=2" in opening["command"]
     page = (done / "runs" / "fake" / "confirm" / "verdict.html").read_text()
     assert all(text in page for text in (protocol["hash"], "tabular-shuffled", "opened once", "mean training ROI"))
+    assert (
+        "<p>On 30 test patients that neither search nor choice has seen; 7 are of the rarer class and 30 with" in page
+    )
+    assert "A difference of 0.05 of test/auroc and of 0.1 of test/pointing was declared to matter." in page
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", page))
 
 
@@ -169,6 +174,8 @@ def test_the_test_part_is_sealed_until_every_training_has_ended(fresh: Path, mon
 
 
 def test_a_second_opening_is_refused_or_shown(again: Path) -> None:
+    planned = confirmed(again, "new=true", "difference=0.1", "plan=true")
+    assert "the same command without plan=true and with again=true freezes this protocol and begins" in planned
     with pytest.raises(ConfigError, match=r"opened before:\n.*sweep fake, protocol .*\n.*again=true"):
         confirmed(again, "new=true", "difference=0.1")
     confirmed(again, "new=true", "difference=0.1", "again=true")
@@ -635,5 +642,18 @@ def test_an_external_cohort_that_cannot_be_scored_is_refused_before_anything_is_
 def test_plan_freezes_nothing(base: Path) -> None:
     printed = confirmed(base, "plan=true")
     assert "nothing is frozen yet" in printed and "price: about" in printed
+    assert printed.splitlines()[-1] == "the same command without plan=true freezes this protocol and begins"
     assert "a difference of 0.05 of test/auroc and of 0.1 of test/pointing matters" in printed
+    assert "show in 80% of tests, if scores vary over seeds with a standard deviation of 0 / 0.02 / 0.05:" in printed
+    assert re.search(r"test/auroc by tabular: 0\.\d{3} / 0\.\d{3} / 0\.\d{3}\n", printed)
     assert not (base / "runs" / "fake" / "confirm").exists()
+
+
+def test_a_plan_warns_of_each_difference_that_will_not_be_shown(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warning = "a difference of {} will probably not be shown"
+    printed = confirmed(base, "plan=true", "difference=0.9", "localisation_difference=0.001")
+    assert warning.format("0.001 of test/pointing") in printed and warning.format("0.9 of test/auroc") not in printed
+    monkeypatch.setattr("sweep.verdict.results.show.smallest_difference", lambda design: 1.2)
+    printed = confirmed(base, "plan=true", "difference=0.9")
+    assert "test/auroc by tabular: more than 1 / more than 1 / more than 1\n" in printed
+    assert warning.format("0.9 of test/auroc") in printed
