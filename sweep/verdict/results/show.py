@@ -218,7 +218,8 @@ def show_verdict(
     if (external := circumstances.external) is not None:
         console.print("\n".join(external.lines()), soft_wrap=True)
         _show_answers(protocol, external.verdict, console)
-    console.print(f"files in {folder}: {folder.verdict_page.name}, {folder.verdict.name}, {folder.protocol.name}")
+    files = ", ".join(file.name for file in (folder.verdict_page, folder.verdict, folder.protocol))
+    console.print(f"files in {folder}: {files}", soft_wrap=True)
 
 
 def _show_answers(protocol: Protocol, verdict: Verdict, console: Console) -> None:
