@@ -16,6 +16,7 @@ from mmpkd import checkpoint
 from mmpkd.config import TrialConfig
 from mmpkd.train import train
 from mmpkd.types import ConfigError, TeacherError
+from mmpkd.vlm.scores.goals import goals
 from mmpkd.vlm.training import losses
 from mmpkd.vlm.training.items import Items, exchanged
 from tests.mmpkd.vlm.model_folders import write_tiny_model
@@ -123,3 +124,13 @@ def test_a_teacher_with_more_words_is_cut_before_its_logits_are_kept(
     monkeypatch.setattr(Items, "num_words", num_words)
     kept = losses.most_likely(run.teacher.logits([min(run.targets.true)], run.targets.true).values_Tk, 10_000)
     assert kept.words_Tk is not None and kept.words_Tk.max() < num_words
+
+
+def test_goals_of_a_training_follow_the_rule_of_the_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task whose validation answers are short is one of texts if other answers of the cohort are long."""
+    run = run_of(config_with(), tmp_path)
+    answers = [f"{answer} it is" for answer in run.val.table["answer"]]
+    monkeypatch.setattr(run, "answers", lambda: answers)
+    monkeypatch.setattr(run, "judged", {**run.judged, "MII": "rouge_l"})
+    expected = goals(run.val.scored(answers), run.judged)["answer"]
+    assert run.metrics(False)["val/answer"] == expected < goals(run.val.scored(answers))["answer"]
