@@ -13,6 +13,11 @@ from pydantic import BaseModel
 from mmpkd.types import Mistake
 
 STUDENT_KINDS = ("vit", "vlm")  # pydantic adds the kind of a student to the path of a mistake in its section
+# What is said of a key that belongs to a student of the other kind.
+OF_OTHER_KIND = {
+    "vit": "belongs to a student that answers questions; write student.kind=vlm",
+    "vlm": "belongs to a student that classifies, which has no student.kind; a student of kind vlm lacks it",
+}
 # Sections that few configurations have. Their keys are suggested where no other is near.
 RARE = ("pretrain", "distillation", "vision", "decoder", "positions", "lora")
 RARITY = 0.15  # by how much less similar their keys count as
@@ -63,6 +68,9 @@ def mistake_of(error: Mapping[str, Any], path: str, tree: Iterable[str]) -> Mist
     kept = [part for place, part in enumerate(parts) if not (part in STUDENT_KINDS and parts[place - 1] == "student")]
     location = ".".join([*([path] if path else []), *kept])
     if error["type"] == "extra_forbidden":
+        tree = set(tree)
+        if location in tree and len(kept) < len(parts):
+            return Mistake(location, OF_OTHER_KIND[parts[parts.index("student") + 1]])
         return Mistake(location, f"unknown key{near_path(location, error['input'], tree)}")
     if error["type"] == "missing":
         return Mistake(location, "missing")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mmpkd.cohort.decode import measure_appearance, to_8_bit, to_stored_square
-from mmpkd.config import IMAGE
+from mmpkd.config import IMAGE, EvaluationConfig
 from mmpkd.frames import Letterbox
 from mmpkd.prediction.input_images import read_input_image, warnings_of
 from mmpkd.scoring.overlays import FONT, GAP, LINE, MAX_SIDE, MIN_SIDE, wrapped_lines
@@ -115,8 +115,13 @@ class Answerer:
         square_CHW = torch.from_numpy(to_stored_square(raw, card.image_size, card.channels, card.depth))
         letterbox, picture = Letterbox(raw.shape[0], raw.shape[1], card.image_size), to_8_bit(raw, card.depth)
         items = [item(processor, letterbox, question) for question in questions]
-        rows = batch(processor, items, square_CHW[None], [0] * len(items)).to(self.device)
-        given = self.vlm.answer(rows, self.config.max_new_tokens)
+        texts: list[str] = []
+        margins: list[float] = []
+        size = EvaluationConfig().batch_size  # a file may ask thousands of questions about an image
+        for part in (items[start : start + size] for start in range(0, len(items), size)):
+            rows = batch(processor, part, square_CHW[None], [0] * len(part)).to(self.device)
+            given = self.vlm.answer(rows, self.config.max_new_tokens)
+            texts, margins = texts + given.texts, margins + given.margins
         return [
             Answer(
                 question,
@@ -125,7 +130,7 @@ class Answerer:
                 picture,
                 (*noticed, *([UNKNOWN_WORDS] if self.unknown_words(question) else [])),
             )
-            for question, text, margin in zip(questions, given.texts, given.margins, strict=True)
+            for question, text, margin in zip(questions, texts, margins, strict=True)
         ]
 
     def unknown_words(self, question: str) -> list[str]:

@@ -41,9 +41,17 @@ def _unused(config: TrialConfig) -> list[Mistake]:
             "a student of kind vlm sees every image as it is stored, because boxes stand in the text; leave it out"
         )
         mistakes.append(Mistake("augmentation", problem))
-    for name in ("label_smoothing", "class_weights"):
-        if getattr(config.optimizer, name) != type(config.optimizer).model_fields[name].default:
-            mistakes.append(Mistake(f"optimizer.{name}", "a student of kind vlm does not use it; leave it out"))
+    unread = {"optimizer": ("label_smoothing", "class_weights"), "evaluation": ("map", "roi", "within")}
+    for section, keys in unread.items():
+        given = getattr(config, section)
+        for name in keys:
+            if getattr(given, name) != type(given).model_fields[name].default:
+                mistakes.append(Mistake(f"{section}.{name}", "a student of kind vlm does not use it; leave it out"))
+    if config.execution not in ("auto", "eager"):
+        mistakes.append(Mistake("execution", "the steps of a student of kind vlm run eagerly; leave it out"))
+    if config.cohort.own_numbering:
+        problem = "only says who the patients of another cohort are; leave it out where a student is trained"
+        mistakes.append(Mistake("cohort.own_numbering", problem))
     return mistakes
 
 
@@ -77,6 +85,11 @@ def _check_distillation(config: TrialConfig, facts: Facts) -> list[Mistake]:
     if parts.corrections.rounds >= config.epochs:
         problem = f"{parts.corrections.rounds} rounds need more than {config.epochs} epochs (epochs)"
         mistakes.append(Mistake("distillation.corrections.rounds", problem))
+    if parts.corrections.rounds and teacher.control:
+        problem = (
+            "a shuffled teacher is still given the true answer of each item that it corrects, and controls nothing"
+        )
+        mistakes.append(Mistake(f"{where}.control", f"{problem}; set distillation.corrections.rounds=0"))
     if parts.corrections.rounds and parts.kl.weight and parts.kl.top_k:
         problem = (
             "cached logits belong to targets that corrections replace; leave top_k out, or set corrections.rounds=0"
@@ -132,6 +145,9 @@ def _check_folders(config: TrialConfig) -> list[Mistake]:
     if num_differing:
         problem = f"its tokenizer is not the student's: {num_differing} of {len(ids)} tokens differ"
         return [Mistake(where, f"{problem}; {advice}")]
+    if config.distillation.kl.weight and other.tokens.size < own.tokens.size:
+        problem = f"its logits are of {other.tokens.size} words, and those of the student of {own.tokens.size}"
+        return [Mistake(where, f"{problem}; name a model with as many, or set distillation.kl.weight=0")]
     return []
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmpkd.fit import autocast, seeded
 from mmpkd.types import ConfigError, Mistake
-from mmpkd.vlm.config import FAMILIES, VlmConfig
+from mmpkd.vlm.config import FAMILIES, PositionsConfig, VlmConfig
 from mmpkd.vlm.network import MERGE, network_config, network_of_folder, new_network, prepared, with_adapters
 from mmpkd.vlm.rows import Rows
 from mmpkd.vlm.vocabulary import Processor, folder_facts, pixels_of_token
@@ -197,6 +197,11 @@ def check(config: VlmConfig, image_size: int) -> list[Mistake]:
             facts = folder_facts(Path(config.model))
         except ConfigError as error:
             return [*mistakes, *(Mistake("model", mistake.problem) for mistake in error.mistakes)]
+        rule = PositionsConfig.model_validate(facts.get("position_rule", {}))
+        if rule not in (PositionsConfig(), config.positions):
+            written = ", ".join(f"{key}: {value}" for key, value in rule.model_dump().items())
+            problem = f"{config.model} was trained with other positions, which its config.json states"
+            mistakes.append(Mistake("positions", f"{problem}; write positions: {{{written}}}"))
         return mistakes + _check_size(pixels_of_token(facts), image_size, "model")
     for path, size, step, least in (("vision", config.vision, 4, 4), ("decoder", config.decoder, 2, 6)):
         width = size.width / size.heads

@@ -97,7 +97,7 @@ def network_of_folder(folder: Path, channels: int) -> Any:
         raise ConfigError.at("student.model", f"{problem}; name a model for images in colour")
     try:
         return network_class(facts["model_type"]).from_pretrained(
-            str(folder), local_files_only=True, dtype=torch.float32
+            str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         problem = f"the model in {folder} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})"

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mmpkd.near_names import near
 from mmpkd.types import ConfigError
 from mmpkd.vlm.boxes import TAGGED
 from mmpkd.vlm.config import FAMILIES, VlmConfig
@@ -129,13 +130,21 @@ class FolderTokens(Roles):
 
         return Tokenizer.from_str(self.text)
 
+    @cached_property
+    def plain(self) -> Tokenizer:
+        """The tokenizer that reads the name of a control token, such as `<|im_end|>`, as any other text."""
+        tokenizer = type(self.backend).from_str(self.text)
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
     def __len__(self) -> int:
         return self.size
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text. Where a question spells the name of an image token, that token is left out."""
-        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
-        return [index for index in ids if index not in (self.image, self.video)]
+        """Returns the ids of a question or answer. A control token that it spells is text, or left out if it is not
+        marked as special, so that no question ends its own turn and no answer ends early."""
+        roles = {getattr(self, field.name) for field in fields(Roles)}
+        return [index for index in self.plain.encode(text, add_special_tokens=False).ids if index not in roles]
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
@@ -203,7 +212,8 @@ def folder_facts(folder: Path) -> dict[str, Any]:
     wanted = f"wanted {' or '.join(FAMILIES)}, or the folder of such a model"
     advice = "download the model there with `hf download NAME --local-dir FOLDER`"
     if not folder.is_dir():
-        raise ConfigError.at("student.model", f"{str(folder)!r} is neither a family nor a folder; {wanted}; {advice}")
+        problem = f"{str(folder)!r} is neither a family nor a folder{near(str(folder), FAMILIES)}"
+        raise ConfigError.at("student.model", f"{problem}; {advice}")
     path = folder / "config.json"
     try:
         facts: dict[str, Any] = json.loads(path.read_text())
@@ -218,8 +228,10 @@ def folder_facts(folder: Path) -> dict[str, Any]:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         problem = f"{folder} holds no tokenizer; wanted tokenizer.json, or vocab.json with merges.txt"
         raise ConfigError.at("student.model", f"{problem}; copy them from where the model comes from")
-    if not any(folder.glob("*.safetensors")):
-        raise ConfigError.at("student.model", f"{folder} holds no weights in the format safetensors; {advice}")
+    is_adapter = (folder / "adapter_config.json").is_file()
+    if is_adapter or not any(folder.glob("*.safetensors")):
+        content = "low-rank adapters without a model" if is_adapter else "no weights in the format safetensors"
+        raise ConfigError.at("student.model", f"{folder} holds {content}; {advice}")
     return facts
 
 
@@ -276,8 +288,7 @@ def _layout(tokenizer: Any, tokens: FolderTokens) -> tuple[tuple[int, ...], tupl
     """Returns the ids of a prompt before the image, between image and question, and after the question."""
     if not tokenizer.chat_template:
         return (tokens.vision,), (tokens.vision_end,), tuple(tokens.encode("\n"))
-    content = [{"type": "image"}, {"type": "text", "text": SENTINEL}]
-    chat = [{"role": "user", "content": content}]
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SENTINEL}]}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     head, _, after = text.partition(SENTINEL)
     ids = tokens.backend.encode(head, add_special_tokens=False).ids
@@ -285,4 +296,5 @@ def _layout(tokenizer: Any, tokens: FolderTokens) -> tuple[tuple[int, ...], tupl
         problem = f"has {ids.count(tokens.image)} image tokens where one image and a question were given"
         raise ConfigError.at("student.model", f"the chat template of its tokenizer {problem}; use that of Qwen-VL")
     place = ids.index(tokens.image)
-    return tuple(ids[:place]), tuple(ids[place + 1 :]), tuple(tokens.encode(after))
+    behind = tokens.backend.encode(after, add_special_tokens=False).ids
+    return tuple(ids[:place]), tuple(ids[place + 1 :]), tuple(behind)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmpkd import fit
 from mmpkd.cohort.store import Store
+from mmpkd.types import TeacherError
 from mmpkd.vlm.config import VlmConfig
 from mmpkd.vlm.model import Vlm
 from mmpkd.vlm.rows import Item, Rows, batch, item, restored
@@ -42,6 +43,11 @@ class Items:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def num_words(self) -> int:
+        """The number of words of the vocabulary."""
+        return len(self._processor.tokens)
 
     @property
     def answered(self) -> list[int]:
@@ -127,7 +133,10 @@ def exchanged(store: Store, rows: Ints, seed: int) -> Ints:
     """Returns for each sample of a store another sample, whose image a shuffled teacher sees instead.
 
     The samples at `rows` are exchanged among each other, so that each is seen once, and none with one of the same
-    patient if that can be reached in 100 attempts for each; other samples keep their own image.
+    patient; other samples keep their own image.
+
+    Raises:
+        TeacherError: no such exchange is found, because one patient has too many of the samples.
     """
     generator = np.random.default_rng(fit.derived_seed(seed, "shuffled teacher"))
     patient = store.patient_N[rows]
@@ -135,13 +144,14 @@ def exchanged(store: Store, rows: Ints, seed: int) -> Ints:
     for _ in range(100):
         clashes = np.flatnonzero(patient[order] == patient)
         if not len(clashes):
-            break
+            shown: Ints = np.arange(len(store.sample_ids), dtype=np.int64)
+            shown[rows] = rows[order]
+            return shown
         for place in clashes.tolist():
             other = int(generator.integers(len(rows)))
             order[place], order[other] = order[other], order[place]
-    shown = np.arange(len(store.sample_ids), dtype=np.int64)
-    shown[rows] = rows[order]
-    return shown
+    problem = "no exchange between patients is found in which each training image is shown once, because one patient"
+    raise TeacherError(f"distillation.teacher.control: {problem} has too many of them; leave the control out")
 
 
 def num_items(store: Store, rows: Ints, with_unanswered: bool) -> int:

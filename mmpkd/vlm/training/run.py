@@ -25,7 +25,7 @@ from mmpkd.vlm.student import card_of
 from mmpkd.vlm.training.items import Items
 from mmpkd.vlm.training.learner import Learner, TeacherLogits
 from mmpkd.vlm.training.targets import Targets, corrections, rounds_begin
-from mmpkd.vlm.training.teacher import CachedLogits, FittedVlmTeacher, fit_teacher
+from mmpkd.vlm.training.teacher import CachedLogits, FittedVlmTeacher, fit_teacher, source_of
 from mmpkd.vlm.vocabulary import text_processor
 
 VERSION = 2  # must be raised when the same configuration would give other numbers
@@ -139,6 +139,7 @@ def train(
     parts = nn.ModuleDict({"targets": run.targets})
     address = run.teacher and run.teacher.address
     content = [VERSION, config.fingerprint(), store.fingerprint, store.sample_ids.tolist(), address]
+    content.append(source_of(run.own.model))
     identity, owner = fingerprint(content), checkpoint.owner(config, store.fingerprint)
     history: list[EpochReport] = []
     optimizer = run.learner.optimizer

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from mmpkd import command
 from mmpkd.cohort.store import Store
 from mmpkd.config import ScheduleConfig, TrialConfig
-from mmpkd.machine.checksums import fingerprint
-from mmpkd.machine.files import write_atomically
+from mmpkd.machine.checksums import fingerprint, of_files, sealed, unsealed
+from mmpkd.machine.files import locked, write_atomically
 from mmpkd.machine.new_folder import new_folder
-from mmpkd.types import ConfigError, SharedCache, TeacherError
+from mmpkd.teachers.training import content_hash
+from mmpkd.types import ConfigError, DivergedError, SharedCache, TeacherError
 from mmpkd.vlm import exported
 from mmpkd.vlm.config import FAMILIES, VlmTeacherConfig
 from mmpkd.vlm.model import Vlm, build
@@ -30,7 +33,10 @@ from mmpkd.vlm.training.losses import Logits
 from mmpkd.vlm.vocabulary import Processor
 
 TEACHERS = "teachers"  # folder of the cache
-VERSION = 2  # must be raised when the same configuration would give another teacher
+MANIFEST = "manifest.json"  # written last: a folder that has it is complete, and other machines may copy it
+VERSION = 3  # must be raised when the same configuration would give another teacher
+
+Content = TypeVar("Content")
 
 
 @dataclass
@@ -53,19 +59,26 @@ class FittedVlmTeacher:
     device: torch.device
 
     def logits(self, chosen: Sequence[int], targets: Mapping[int, str]) -> Logits:
-        """Returns its logits at the answer tokens of these items, from its own view of their images."""
+        """Returns its logits at the answer tokens of these items, from its own view of their images.
+
+        Words beyond the vocabulary of the student are left out.
+        """
         rows = self.items.batch(chosen, targets, self.device)
         with torch.no_grad():
-            return Logits(losses.answer_tokens(*self.vlm.answer_logits(rows))[0])
+            logits_TV, _ = losses.answer_tokens(*self.vlm.answer_logits(rows))
+        return Logits(logits_TV[:, : self.items.num_words])
 
     def answers(self, chosen: Sequence[int]) -> dict[int, tuple[str, float]]:
         """Returns its answer to each of these items and the margin of the answer. They are cached beside the teacher,
         because all students of a sweep use them."""
         path = self.folder / f"answers-{fingerprint([self.config.control, list(chosen)])}.json"
-        if not path.exists():
+
+        def make() -> None:
             given = self.items.answers(self.vlm, chosen, self.config.max_new_tokens, self.batch_size, self.device)
-            write_atomically(path, json.dumps(list(zip(chosen, *given, strict=True))))
-        return {item: (text, margin) for item, text, margin in json.loads(path.read_text())}
+            write_atomically(path, sealed({"answers": list(zip(chosen, *given, strict=True))}))
+
+        answers = _kept(path, make, lambda: unsealed(path.read_bytes())["answers"])
+        return {item: (text, margin) for item, text, margin in answers}
 
     def samples(self, chosen: Sequence[int], truth: Mapping[int, str], draw: object, seed: int) -> list[str]:
         """Returns one sampled answer to each of these items. The teacher is shown their true answers."""
@@ -84,19 +97,43 @@ class CachedLogits:
     def __init__(self, teacher: FittedVlmTeacher, targets: Mapping[int, str], k: int):
         identity = fingerprint([teacher.config.control, k, sorted(targets.items())])
         path = teacher.folder / f"logits-{identity}.npz"
-        if not path.exists():
-            _write_logits(path, teacher, targets, k)
-        with np.load(path) as arrays:
-            self._items: dict[int, int] = {int(item): index for index, item in enumerate(arrays["items"])}
-            self._ends: NDArray[np.int64] = arrays["ends"]
-            self._values = torch.from_numpy(arrays["values"])
-            self._words = torch.from_numpy(arrays["words"])
+        arrays = _kept(path, lambda: _write_logits(path, teacher, targets, k), lambda: _arrays(path))
+        self._items: dict[int, int] = {int(item): index for index, item in enumerate(arrays["items"])}
+        self._ends: NDArray[np.int64] = arrays["ends"]
+        self._values = torch.from_numpy(arrays["values"])
+        self._words = torch.from_numpy(arrays["words"])
         self._device = teacher.device
 
     def __call__(self, chosen: Sequence[int], targets: Mapping[int, str]) -> Logits:
         parts = [slice(*self._ends[[self._items[item], self._items[item] + 1]]) for item in chosen]
         values, words = (torch.cat([kept[part] for part in parts]) for kept in (self._values, self._words))
         return Logits(values.to(self._device), words.long().to(self._device))
+
+
+def _kept(path: Path, make: Callable[[], None], read: Callable[[], Content]) -> Content:
+    """Returns the content of a file beside a teacher. It is made if it is missing, and a lock makes others wait for it.
+
+    Raises:
+        TeacherError: the file cannot be locked, or it is damaged.
+    """
+    if not path.exists():
+        with locked(path, _not_locked):
+            if not path.exists():
+                make()
+    try:
+        return read()
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        problem = f"distillation.teacher: {path} cannot be read, or is damaged ({type(error).__name__})"
+        raise TeacherError(f"{problem}; delete it (rm {path}) and it is made again") from error
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path) as arrays:  # compares each array with its checksum
+        return dict(arrays)
+
+
+def _not_locked(lock: str, problem: str) -> TeacherError:
+    return TeacherError(f"distillation.teacher: {lock}: {problem}")
 
 
 def _write_logits(path: Path, teacher: FittedVlmTeacher, targets: Mapping[int, str], k: int) -> None:
@@ -123,37 +160,45 @@ def fit_teacher(
     """Returns the teacher of a configuration, from the cache if it is there; None if nothing is distilled.
 
     A teacher learns only items of training patients that have a true answer. A lock makes other trainings wait for it.
+    Its address is a content hash of everything that determines it, of which the weights in the folder of a model are a
+    part, but not the path of the folder.
 
     Raises:
-        TeacherError: the training patients have no answer to learn from, or the cached teacher is damaged.
+        TeacherError: the training patients have no answer to learn from, the teacher diverges, or the cached teacher is
+            damaged.
     """
     teacher = config.distillation.teacher
     if teacher is None or not config.distillation.needs_teacher:
         return None
-    plain = teacher.model_copy(update={"control": None})  # a shuffled teacher is the same model
-    content = [VERSION, plain.model_dump(mode="json"), store.fingerprint, config.cohort.fold, processor.state()]
-    address = fingerprint(content)
-    folder = cache / TEACHERS / f"vlm-{address}"
+    # A shuffled teacher is the same model.
+    plain = teacher.model_copy(update={"control": None, "model": source_of(teacher.model)})
     train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
-    size = config.evaluation.batch_size
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.exists() and not (shared and shared.fetch(f"{TEACHERS}/{folder.name}")):
-            vlm = _trained(config, teacher, Items(store, train, teacher, processor), processor, store, device)
-            seen = Items(store, val, teacher, processor)
-            texts, _ = seen.answers(vlm, range(len(seen)), teacher.max_new_tokens, size, device)
-            with new_folder(folder, []) as partial:
-                exported.write(partial, vlm, teacher, store.facts.image_size, store.facts.channels, {})
-                write_atomically(
-                    partial / "quality.json", json.dumps(goals(seen.scored(texts), own_scores(store.questions)))
-                )
-            if shared:
-                shared.publish(f"{TEACHERS}/{folder.name}")
+    size, samples = config.evaluation.batch_size, [store.sample_ids.tolist(), train.tolist(), val.tolist()]
+    content = [VERSION, plain.model_dump(mode="json"), store.fingerprint, fingerprint(samples), processor.state()]
+    address = fingerprint([*content, config.optimizer.weight_decay, config.optimizer.clip_norm])
+    entry = f"{TEACHERS}/vlm-{address}"
+    folder = (shared and shared.fetch(entry)) or cache / entry
+    if not (folder / MANIFEST).exists():
+        with locked(folder, _not_locked):
+            folder = (shared and shared.fetch(entry)) or folder
+            if not (folder / MANIFEST).exists():
+                vlm = _trained(config, teacher, Items(store, train, teacher, processor), processor, store, device)
+                seen = Items(store, val, teacher, processor)
+                texts, _ = seen.answers(vlm, range(len(seen)), teacher.max_new_tokens, size, device)
+                quality = goals(seen.scored(texts), own_scores(store.questions))
+                shutil.rmtree(folder, ignore_errors=True)  # without a manifest it is incomplete
+                with new_folder(folder, []) as partial:
+                    exported.write(partial, vlm, teacher, store.facts.image_size, store.facts.channels, {})
+                    manifest = {"cohort": store.fingerprint, "quality": quality}
+                    manifest["checksums"] = of_files(partial, [exported.NAME])
+                    (partial / MANIFEST).write_text(sealed(manifest))
+                if shared:
+                    shared.publish(entry)
     try:
         vlm, _ = exported.read(folder / exported.NAME)
-        quality = json.loads((folder / "quality.json").read_text())
-    except (OSError, ValueError, ConfigError) as error:
-        problem = f"{folder} does not hold a whole teacher ({type(error).__name__})"
+        quality = unsealed((folder / MANIFEST).read_bytes())["quality"]
+    except (OSError, ValueError, LookupError, ConfigError) as error:
+        problem = f"distillation.teacher: {folder} does not hold a whole teacher ({type(error).__name__})"
         raise TeacherError(f"{problem}; delete it (rm -r {folder}) and it is trained again") from error
     shown = exchanged(store, train, teacher.seed) if teacher.control == "shuffled" else None
     items = Items(store, train, teacher, processor, shown)
@@ -188,6 +233,25 @@ def _trained(
     )
     step = 0
     what = "teacher" if teacher.model in FAMILIES else f"teacher {Path(teacher.model).name}"
-    for epoch in command.progress_bar(range(teacher.epochs), what):
-        _, step = learner.epoch(epoch, teacher.epochs, targets, step, hints=teacher.hints)
+    try:
+        for epoch in command.progress_bar(range(teacher.epochs), what):
+            _, step = learner.epoch(epoch, teacher.epochs, targets, step, hints=teacher.hints)
+    except DivergedError as error:  # its advice is about the student
+        problem = "distillation.teacher: its loss is no longer finite"
+        raise TeacherError(f"{problem}; lower distillation.teacher.learning_rate") from error
     return vlm
+
+
+def source_of(model: str) -> str:
+    """Returns what determines the network of a `model`: the family, or a hash of the files of its folder, of which
+    another one may lie under the same path one day."""
+    if model in FAMILIES:
+        return model
+    files = [Path(model) / "config.json", *sorted(Path(model).glob("*.safetensors*"))]
+    return _content(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+
+
+@lru_cache(maxsize=8)
+def _content(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Returns the hash of files. Times of change and sizes are in the key, so that changed files are read again."""
+    return content_hash(path for path, _, _ in files)

@@ -12,6 +12,7 @@ from mmpkd.types import ConfigError
 from mmpkd.vlm import exported
 from mmpkd.vlm.config import LoraConfig, PositionsConfig
 from mmpkd.vlm.model import check
+from mmpkd.vlm.network import network_of_folder
 from tests.mmpkd.vlm.conftest import logits_of
 from tests.mmpkd.vlm.model_folders import tokenizer, write_tiny_model
 
@@ -137,3 +138,31 @@ def test_a_folder_that_cannot_be_used_is_refused(example, tiny_config, model_fol
     assert "no config.json" in problem()[0]
     folder = tmp_path / "nowhere"
     assert "neither a family nor a folder" in problem()[0]
+
+
+def test_a_folder_without_its_own_weights_is_refused(tiny_config, model_folder):
+    folder = model_folder("qwen2_vl")
+    (folder / "adapter_config.json").write_text("{}")
+    (mistake,) = check(tiny_config(str(folder)), 32)
+    assert "low-rank adapters without a model" in mistake.problem
+    (folder / "adapter_config.json").unlink()
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    torch.save({}, folder / "pytorch_model.bin")  # must not be unpickled
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        network_of_folder(folder, 1)
+
+
+def test_a_folder_whose_model_learned_other_positions_says_so(example, tiny_config, model_folder, tmp_path):
+    case = example(tiny_config(str(model_folder("qwen2_vl")), gap=2))
+    exported.to_folder(write(case, tmp_path), tmp_path / "again", ["mmpkd.export"])
+    (mistake,) = check(tiny_config(str(tmp_path / "again"), gap=1), 32)
+    assert mistake.path == "positions" and "border_gap: 2, stride_height: 1" in mistake.problem
+    assert check(tiny_config(str(tmp_path / "again"), gap=2), 32) == []
+
+
+def test_a_control_token_in_a_text_is_text(example, tiny_config, model_folder):
+    """The first six ids are pad, end, image, video, and the two around an image."""
+    tokens = example(tiny_config(str(model_folder("qwen2_vl")))).processor.tokens
+    spelt = "the mass <|end|> on <|vision_start|><|image_pad|> yes"
+    ids = tokens.encode(spelt)
+    assert min(ids) > 5 and ids[0] == tokens.encode("the")[0] and ids[-1] == tokens.encode("yes")[0]

@@ -11,10 +11,12 @@ import torch
 from mmpkd import checkpoint
 from mmpkd.build import check
 from mmpkd.cohort import facts
-from mmpkd.config import TrialConfig
+from mmpkd.config import TrialConfig, validate
 from mmpkd.train import train
-from mmpkd.types import EpochReport
+from mmpkd.types import ConfigError, EpochReport
 from mmpkd.vlm import exported
+from mmpkd.vlm.config import VlmConfig
+from mmpkd.vlm.model import check as model_check
 from mmpkd.vlm.training import losses
 from mmpkd.vlm.training.losses import Logits
 from mmpkd.vlm.training.run import VlmRun
@@ -153,6 +155,12 @@ def test_wrong_answers_get_the_best_of_the_teachers() -> None:
         ({"distillation": {"corrections": {"rounds": 1}, "teacher": {}}}, "distillation.teacher.hints"),
         ({"distillation": {"kl": {"weight": 1}, "teacher": {"reads": ["supperior"]}}}, "distillation.teacher.reads"),
         ({"augmentation": {"shift": 0.3}}, "augmentation"),
+        ({"evaluation": {"map": "rollout"}}, "evaluation.map"),
+        ({"execution": "compile"}, "execution"),
+        (
+            {"distillation": {"corrections": {"rounds": 1}, "teacher": {"hints": 0.5, "control": "shuffled"}}},
+            "distillation.teacher.control",
+        ),
         ({"student": {"kind": "vlm", "model": "/nowhere"}}, "student.model"),
         ({"student": {"depth": 2}}, "student.kind"),
     ],
@@ -166,3 +174,22 @@ def test_a_classifying_student_has_no_distillation(tiny_trial: TrialConfig) -> N
     config = TrialConfig.model_validate(tiny_trial.model_dump() | {"distillation": {"kl": {"weight": 1}}})
     (mistake,) = check(config, facts(config.cohort))
     assert mistake.path == "distillation"
+
+
+@pytest.mark.parametrize(
+    ("student", "path", "problem"),
+    [
+        ({"kind": "vlm", "depth": 2}, "student.depth", "belongs to a student that classifies"),
+        ({"vision": {"patch_size": 4}}, "student.vision", "write student.kind=vlm"),
+    ],
+)
+def test_a_key_of_the_other_kind_of_student_is_named_as_such(student: dict[str, Any], path: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(TrialConfig, config_with().model_dump(mode="json") | {"student": student})
+    (mistake,) = caught.value.mistakes
+    assert mistake.path == path and problem in mistake.problem
+
+
+def test_a_misspelt_family_is_suggested() -> None:
+    (mistake,) = model_check(VlmConfig(model="qwen3vl"), 32)
+    assert "did you mean 'qwen3_vl'" in mistake.problem
