@@ -59,7 +59,7 @@ def test_models_that_do_not_fit_are_refused_in_words(planned: Callable[..., Plan
         return [str(mistake) for mistake in planned(*overrides).mistakes]
 
     (missing,) = mistakes("student.model=nowhere", "distillation.teacher.model=qwen")
-    assert missing.startswith("student.model: 'nowhere' is neither a family nor a folder; wanted qwen3_vl or qwen2_vl")
+    assert missing.startswith("student.model: 'nowhere' is neither a family nor a folder (known: qwen2_vl, qwen3_vl)")
     assert "hf download" in missing
     (words,) = mistakes("distillation.teacher.model=other_words")
     assert words.startswith("distillation.teacher.model: its tokenizer is not the student's: 12 of ")
