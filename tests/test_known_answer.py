@@ -37,7 +37,9 @@ def test_distillation_shows_the_effect_and_shuffled_outputs_do_not(
 def test_every_row_of_all_is_a_sound_configuration() -> None:
     designed = known_answer.Design(known_answer.SEEDS_OF_ALL, arms=tuple(known_answer.ALL)).configs()
     assert len(designed) <= 175
-    assert all(not check(config, facts(config.cohort)) for config in designed.values())
+    of_one_seed = [config for (_, seed), config in designed.items() if seed == known_answer.SEEDS_OF_ALL[0]]
+    assert len(of_one_seed) == len(known_answer.ALL), "seeds differ in nothing that can be unsound"
+    assert all(not check(config, facts(config.cohort)) for config in of_one_seed)
 
 
 def test_all_needs_a_gain_that_survives_the_correction_and_a_control_without_it() -> None:
