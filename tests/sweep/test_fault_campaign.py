@@ -21,7 +21,7 @@ from benchmarks.fault_campaign import SHARE, schedule, with_own_mounts
 from benchmarks.witness import lines_of
 
 ROOT = Path(__file__).parents[2]
-FAULTS, TRIALS, EPOCHS = 8, 26, 6  # many trials may end while the sweep recovers from a fault
+FAULTS, TRIALS, EPOCHS = 6, 20, 6  # a fault of each kind; many trials may end while the sweep recovers from one
 # What a machine without root can do, without a tracking server, whose start takes longest.
 KINDS = (
     "worker killed",
@@ -45,7 +45,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_sweep_survives_eight_faults(campaign: Path) -> None:
+def test_a_sweep_survives_a_fault_of_each_kind(campaign: Path) -> None:
     result = json.loads((campaign / "result.json").read_text())
     assert result["passed"] and (campaign / "status").read_text() == "0", result["wrong"]
     kinds = Counter(fault["kind"] for fault in result["faults"])
