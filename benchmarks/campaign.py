@@ -24,9 +24,10 @@ from rich.progress import Progress
 import mmpkd
 from mmpkd.config import TrialConfig
 from mmpkd.machine.checksums import fingerprint
-from mmpkd.scoring.stats import Interval
+from mmpkd.scoring.stats import Interval, paired_interval
 
 Key = TypeVar("Key", bound=Hashable)
+Scores = dict[str, dict[int, dict[str, float]]]  # arm, seed, score
 
 
 def run(
@@ -77,6 +78,16 @@ def seeds_of(
     if len(seeds) < 2:
         parser.error(f"--seeds: {what} needs at least two different ones")
     return seeds
+
+
+def differences(scores: Scores, score: str, treated: str, control: str) -> list[float]:
+    """One arm minus another, by seed."""
+    return [scores[treated][seed][score] - scores[control][seed][score] for seed in scores[control]]
+
+
+def difference(scores: Scores, score: str, treated: str, control: str) -> Interval:
+    """The mean and the 95 % t interval over seeds of one arm minus another."""
+    return paired_interval(differences(scores, score, treated, control))
 
 
 def conclude(path: Path | None, configs: Iterable[TrialConfig], figures: Mapping[str, Any], name: str) -> NoReturn:

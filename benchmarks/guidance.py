@@ -34,7 +34,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks import campaign
-from benchmarks.campaign import told
+from benchmarks.campaign import Scores, difference, told
 from mmpkd import checkpoint
 from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
@@ -42,7 +42,6 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, TrialConfig
 from mmpkd.export import student_file
 from mmpkd.machine.files import read_yaml
-from mmpkd.scoring.stats import Interval, paired_interval
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.train import train
 
@@ -52,8 +51,6 @@ KNOBS = {"lr": 1e-3, "weight_decay": 0.05, "batch_size": 32}  # those of known_a
 VARIANTS = {"none": "I", "superior": "S", "guided": "G(I)", "guided_joint": "G(I)+I", "both": "S+I"}
 SCORES = ("balanced_accuracy", "auroc", "pointing")
 MARGIN = 0.02  # that G(I)+I may be worse than I
-
-Scores = dict[str, dict[int, dict[str, float]]]  # arm, seed, score
 
 
 def config_of(arm: str, seed: int) -> TrialConfig:
@@ -86,11 +83,6 @@ def one(config: TrialConfig, cache: Path) -> dict[str, float]:
     return scores | {"seconds": sum(report.seconds for report in reports)}
 
 
-def difference(scores: Scores, arm: str, score: str) -> Interval:
-    """Mean and 95 % t interval over seeds of one arm minus I."""
-    return paired_interval([scores[arm][seed][score] - scores["none"][seed][score] for seed in scores["none"]])
-
-
 def table(scores: Scores) -> Table:
     columns = [column for score in SCORES for column in (score, "minus I")]
     drawn = Table("variant", *columns, "seconds", title="test patients; mean and 95 % t interval over seeds")
@@ -98,14 +90,14 @@ def table(scores: Scores) -> Table:
         cells = []
         for score in SCORES:
             cells.append(f"{np.mean([values[score] for values in scores[arm].values()]):.3f}")
-            cells.append("" if arm == "none" else told(difference(scores, arm, score)))
+            cells.append("" if arm == "none" else told(difference(scores, score, arm, "none")))
         drawn.add_row(variant, *cells, f"{np.mean([values['seconds'] for values in scores[arm].values()]):.0f}")
     return drawn
 
 
 def verdicts(scores: Scores) -> dict[str, bool]:
     """Each claim, with its numbers, and whether it holds."""
-    superior, joint = (difference(scores, arm, "balanced_accuracy") for arm in ("superior", "guided_joint"))
+    superior, joint = (difference(scores, "balanced_accuracy", arm, "none") for arm in ("superior", "guided_joint"))
     return {
         f"S minus I {told(superior)} is above zero": superior.low > 0,
         f"G(I)+I minus I {told(joint)} is not below -{MARGIN}": joint.mean >= -MARGIN,

@@ -42,10 +42,10 @@ from scipy.stats import ttest_1samp
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 
 from benchmarks import campaign
-from benchmarks.campaign import told
+from benchmarks.campaign import Scores, difference, differences, told
 from benchmarks.repertoire import FAINT, FLIPS, NETWORK, ROWS, SMOOTHING
 from mmpkd.config import TrialConfig
-from mmpkd.scoring.stats import Interval, holm, paired_interval
+from mmpkd.scoring.stats import Interval, holm
 from mmpkd.train import train
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -104,8 +104,6 @@ class Design:
 
 QUICK = Design(seeds=(100, 101, 102), epochs=10, arms=("none", "distilled", "shuffled"))
 
-Scores = dict[str, dict[int, dict[str, float]]]  # arm, seed, metric
-
 
 def one(config: TrialConfig, cache: Path) -> dict[str, float]:
     """One run in a worker: the last epoch's scores, the teacher's own, and the seconds of all epochs."""
@@ -121,21 +119,11 @@ def run(design: Design, workers: int, cache: Path, kept: Path | None = None) -> 
     return {arm: {seed: done[arm, seed] for seed in design.seeds} for arm in design.arms}
 
 
-def differences(scores: Scores, goal: str, treated: str, control: str) -> list[float]:
-    """One arm minus another, by seed."""
-    return [scores[treated][seed][goal] - scores[control][seed][goal] for seed in scores[control]]
-
-
-def gain(scores: Scores, goal: str, treated: str, control: str) -> Interval:
-    """Mean and 95 % t interval over seeds of one arm minus another."""
-    return paired_interval(differences(scores, goal, treated, control))
-
-
 def verdicts(scores: Scores) -> dict[str, bool]:
     """Each claim, with its numbers, and whether it holds."""
     claims = {}
     for goal in GOALS:
-        real, control = gain(scores, goal, "distilled", "none"), gain(scores, goal, "shuffled", "none")
+        real, control = difference(scores, goal, "distilled", "none"), difference(scores, goal, "shuffled", "none")
         claims[f"{goal}: distilled minus none {told(real)} is above zero"] = real.low > 0
         share = control.mean / real.mean
         claims[f"{goal}: the shuffled control's gain is {share:.2f} of the real one, under {LARGEST_SHARE}"] = (
@@ -152,7 +140,7 @@ def baseline(arm: str) -> str:
 def gains(scores: Scores) -> dict[tuple[str, str], tuple[Interval, float]]:
     """By row and goal, its gain over its baseline and the p-value, corrected over all of them."""
     keys = list(product(ROWS, GOALS))
-    found = [gain(scores, goal, row, baseline(row)) for row, goal in keys]
+    found = [difference(scores, goal, row, baseline(row)) for row, goal in keys]
     tests = [ttest_1samp(differences(scores, goal, row, baseline(row)), 0).pvalue for row, goal in keys]
     return dict(zip(keys, zip(found, holm(tests).tolist(), strict=True), strict=True))
 
@@ -176,8 +164,8 @@ def verdicts_of_all(scores: Scores) -> dict[str, bool]:
 
 def share(scores: Scores, goal: str, rows: Sequence[str], control: str = "") -> float:
     """The mean gain of the controls of some rows, losses counted as none, over the mean gain of the rows."""
-    kept = [gain(scores, goal, control or f"{name}, shuffled", baseline(name)).mean for name in rows]
-    real = [gain(scores, goal, name, baseline(name)).mean for name in rows]
+    kept = [difference(scores, goal, control or f"{name}, shuffled", baseline(name)).mean for name in rows]
+    real = [difference(scores, goal, name, baseline(name)).mean for name in rows]
     return float(np.maximum(kept, 0).mean() / np.mean(real))
 
 
@@ -189,9 +177,9 @@ def table_of_all(scores: Scores) -> Table:
         cells, control = [], f"{arm}, shuffled"
         for goal in GOALS:
             cells.append(f"{np.mean([values[goal] for values in scores[arm].values()]):.3f}")
-            cells.append("" if arm == baseline(arm) else told(gain(scores, goal, arm, baseline(arm))))
+            cells.append("" if arm == baseline(arm) else told(difference(scores, goal, arm, baseline(arm))))
             cells.append(f"{found[arm, goal][1]:.4f}" if arm in ROWS else "")
-            cells.append(told(gain(scores, goal, control, baseline(arm))) if arm in ROWS else "")
+            cells.append(told(difference(scores, goal, control, baseline(arm))) if arm in ROWS else "")
         drawn.add_row(arm, *cells, f"{np.mean([values['seconds'] for values in scores[arm].values()]):.0f}")
     return drawn
 
@@ -214,7 +202,9 @@ def tables(scores: Scores) -> Iterable[Table]:
         ("none bare", "none"),
     ):
         if treated in scores and control in scores:
-            pairs.add_row(f"{treated} - {control}", *(told(gain(scores, goal, treated, control)) for goal in GOALS))
+            pairs.add_row(
+                f"{treated} - {control}", *(told(difference(scores, goal, treated, control)) for goal in GOALS)
+            )
     yield pairs
 
 

@@ -26,7 +26,6 @@ With --json, finished runs are kept in FILE.runs and not run again by the same c
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,10 +37,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks import campaign
-from benchmarks.campaign import source_hash, told, versions, write
+from benchmarks.campaign import Scores, difference, told
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
-from mmpkd.scoring.stats import Interval, paired_interval
 from mmpkd.vlm.training.run import VlmRun
 
 PRIMARY, POINTING = "val/answer", "val/recall50"
@@ -122,8 +120,6 @@ class Design:
 
 QUICK = Design(seeds=(100, 101), images=8, val=4, epochs=2, width=16, batch_size=8)
 
-Scores = dict[str, dict[int, dict[str, float]]]  # arm, seed, score
-
 
 def train_one(config: TrialConfig, cache: Path) -> dict[str, float]:
     """Runs a training in a worker. Returns the last epoch's scores, those of the teacher, and the number of steps.
@@ -138,11 +134,6 @@ def train_one(config: TrialConfig, cache: Path) -> dict[str, float]:
         _, step = run.train_epoch(epoch, step)
     metrics = run.metrics(complete=True)
     return {name: metrics[name] for name in (*KEPT, *CHANCE, *TEACHER) if name in metrics} | {"steps": step}
-
-
-def difference(scores: Scores, goal: str, treated: str, control: str) -> Interval:
-    """Returns the mean and the 95 % t interval over seeds of one arm minus another."""
-    return paired_interval([scores[treated][seed][goal] - scores[control][seed][goal] for seed in scores[control]])
 
 
 def verdicts(scores: Scores) -> dict[str, bool]:
@@ -177,32 +168,19 @@ def tables(scores: Scores) -> tuple[Table, Table]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", help="other seeds than the committed ones")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = campaign.arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, and no effect")
     options = parser.parse_args()
     design = QUICK if options.quick else Design()
-    if options.seeds:
-        design = replace(design, seeds=tuple(dict.fromkeys(options.seeds)))
-    if len(design.seeds) < 2:
-        parser.error("--seeds: an interval needs at least two different ones")
+    design = replace(design, seeds=campaign.seeds_of(parser, options.seeds, design.seeds))
     kept = options.json and options.json.with_name(f"{options.json.name}.runs")
     configs = design.configs()
     done = campaign.run(configs, train_one, options.workers, options.cache, kept)
     scores: Scores = {arm: {seed: done[arm, seed] for seed in design.seeds} for arm in ARMS}
     for table in tables(scores):
         Console(width=120).print(table)
-    claims = verdicts(scores)
-    if options.json:
-        listed = [config.model_dump(mode="json") for config in configs.values()]
-        content = {"command": sys.argv, "versions": versions(), "source": source_hash(), "configs": listed}
-        write(options.json, content | {"scores": scores, "claims": claims})
-    for claim, holds in claims.items():
-        print("PASS" if holds else "FAIL", claim)
-    sys.exit(not all(claims.values()))
+    figures = {"scores": scores, "claims": verdicts(scores)}
+    campaign.conclude(options.json, configs.values(), figures, f"known answer of questions, {len(design.seeds)} seeds")
 
 
 if __name__ == "__main__":

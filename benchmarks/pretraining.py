@@ -27,9 +27,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks import campaign
-from benchmarks.campaign import told
+from benchmarks.campaign import Scores, difference, told
 from mmpkd.config import TrialConfig
-from mmpkd.scoring.stats import Interval, paired_interval
 from mmpkd.train import train
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -50,8 +49,6 @@ SHARED: dict[str, Any] = {
 }
 COHORT = {"train": 1500, "labelled": 80, "val": 300, "test": 60, "label_noise": 0.0, "marker": False}
 
-Scores = dict[str, dict[int, dict[str, float]]]  # arm, seed, score
-
 
 def config_of(arm: str, seed: int) -> TrialConfig:
     """Returns the configuration of an arm."""
@@ -59,16 +56,11 @@ def config_of(arm: str, seed: int) -> TrialConfig:
     return TrialConfig.model_validate({**SHARED, **ARMS[arm], "cohort": cohort, "seed": seed})
 
 
-def one(config: TrialConfig, cache: Path) -> dict[str, float]:
+def train_one(config: TrialConfig, cache: Path) -> dict[str, float]:
     """Runs a training in a worker. Returns the last epoch's scores and the seconds of all epochs."""
     reports = train(config, cache)
     scores = {score: reports[-1].metrics[score] for score in SCORES}
     return scores | {"seconds": sum(report.seconds for report in reports)}
-
-
-def difference(scores: Scores, score: str, treated: str, control: str) -> Interval:
-    """Returns the mean and the 95 % t interval over seeds of one arm minus another."""
-    return paired_interval([scores[treated][seed][score] - scores[control][seed][score] for seed in scores[control]])
 
 
 def tables(scores: Scores) -> tuple[Table, Table]:
@@ -90,7 +82,7 @@ def main() -> None:
     seeds = campaign.seeds_of(parser, options.seeds, SEEDS)
     configs = {(arm, seed): config_of(arm, seed) for seed in seeds for arm in ARMS}
     kept = options.json and options.json.with_name(f"{options.json.name}.runs")
-    done = campaign.run(configs, one, options.workers, options.cache, kept)
+    done = campaign.run(configs, train_one, options.workers, options.cache, kept)
     scores: Scores = {arm: {seed: done[arm, seed] for seed in seeds} for arm in ARMS}
     for table in tables(scores):
         Console(width=100).print(table)

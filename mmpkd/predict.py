@@ -14,7 +14,7 @@ from mmpkd.cohort.facts import BadSample
 from mmpkd.export import lookup
 from mmpkd.machine.errors import machine_fault
 from mmpkd.machine.new_folder import new_folder, refuse_taken
-from mmpkd.prediction import asked
+from mmpkd.prediction import questions as questions_of
 from mmpkd.prediction.answering import UNKNOWN_WORDS, Answerer
 from mmpkd.prediction.classifying import Predictor as Predictor
 from mmpkd.prediction.files import TABLE, cells, headings, open_table, save_pictures, write_patients
@@ -97,7 +97,7 @@ def main(words: Sequence[str]) -> None:
     if mistakes:
         raise ConfigError(mistakes)
     file = lookup.find(Path(own["model"]))
-    if mistakes := asked.of_other_kind(own, lookup.is_answering(file), words):
+    if mistakes := questions_of.of_other_kind(own, lookup.is_answering(file), words):
         raise ConfigError(mistakes)
     root, out = Path(own["images"]), command.named_folder(own["out"])
     again = ["python", "-m", "mmpkd.predict", *words]
@@ -111,12 +111,15 @@ def main(words: Sequence[str]) -> None:
     console = command.plain_console(stderr=True, soft_wrap=True)
     is_drawn = own["overlays"] == "true"
     if lookup.is_answering(file):
-        questions, answerer = asked.asked(own["question"], own["questions"], [*name_of.values()]), Answerer(file)
+        questions, answerer = (
+            questions_of.read_questions(own["question"], own["questions"], [*name_of.values()]),
+            Answerer(file),
+        )
         with new_folder(out, again) as folder:
-            outcome = asked.answer_all(
+            outcome = questions_of.answer_all(
                 answerer, name_of, questions, folder, folder / OVERLAYS if is_drawn else None, console
             )
-        bad, warned, table = outcome.bad, outcome.warned, asked.TABLE
+        bad, warned, table = outcome.bad, outcome.warned, questions_of.TABLE
         counted_results = f"{outcome.num_answers} answer{'s' * (outcome.num_answers > 1)}"
         if num_unknown := outcome.num_unknown:
             command.warn([f"{num_unknown} of {outcome.num_answers} questions hold {UNKNOWN_WORDS}"])

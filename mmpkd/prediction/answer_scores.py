@@ -71,23 +71,25 @@ def evaluate_answers(
         raise ConfigError.at("part", "no question about the images of this part has an answer; choose another part")
     size = EvaluationConfig().batch_size
     texts, margins = items.answers(vlm, known, student.config.max_new_tokens, size, device)
-    asked = items.table.iloc[known].reset_index(drop=True)
-    tables = {"": scored(asked.assign(response=texts))}
+    item_table = items.table.iloc[known].reset_index(drop=True)
+    tables = {"": scored(item_table.assign(response=texts))}
     if home is not None:
         questions = home.questions
         train = questions[questions["row"].isin(home.rows("train", student.card.fold))]
-        tables |= {name: scored(asked.assign(response=each)) for name, each in blind_answers(train, asked).items()}
+        tables |= {
+            name: scored(item_table.assign(response=each)) for name, each in blind_answers(train, item_table).items()
+        }
     judged = own_scores(store.questions)
-    tasks = sorted(asked["task"].unique())
-    by_task = [_row({"task": ALL, "judged by": "mean over tasks"}, tables, judged, np.full(len(asked), True), "")]
+    tasks = sorted(item_table["task"].unique())
+    by_task = [_row({"task": ALL, "judged by": "mean over tasks"}, tables, judged, np.full(len(item_table), True), "")]
     by_modality = []
     for task in tasks:
-        is_task = (asked["task"] == task).to_numpy()
+        is_task = (item_table["task"] == task).to_numpy()
         by_task.append(_row({"task": task, "judged by": judged.get(task, "boxes")}, tables, judged, is_task, task))
-        for modality in sorted(asked.loc[is_task, "modality"].unique()):
-            chosen = is_task & (asked["modality"] == modality).to_numpy()
+        for modality in sorted(item_table.loc[is_task, "modality"].unique()):
+            chosen = is_task & (item_table["modality"] == modality).to_numpy()
             by_modality.append(_row({"task": task, "modality": modality}, tables, judged, chosen, task))
-    answers = _answers(tables[""].assign(sample=store.sample_ids[asked["row"]], margin=margins), judged)
+    answers = _answers(tables[""].assign(sample=store.sample_ids[item_table["row"]], margin=margins), judged)
     return {"tasks": pd.DataFrame(by_task), "modalities": pd.DataFrame(by_modality), "answers": answers}
 
 

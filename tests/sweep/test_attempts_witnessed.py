@@ -7,11 +7,11 @@ from benchmarks.attempts import Kill, Line, attempts_of, cut_attempts, losses_of
 SECONDS = 10.0  # of an epoch
 
 
-def attempt(index: int, start: float, found: int, ended: int, number: int = 0) -> list[Line]:
+def attempt(index: int, start: float, resumed: int, ended: int, number: int = 0) -> list[Line]:
     """An attempt that begins at `start`, ends so many epochs, begins another one, and is then cut off."""
-    lines = [Line(start, "found", number, index, found, 100 + index)]
+    lines = [Line(start, "found", number, index, resumed, 100 + index)]
     for count in range(ended + 1):
-        moment, epoch = start + count * SECONDS, found + count
+        moment, epoch = start + count * SECONDS, resumed + count
         lines += [Line(moment, "ends", number, index, epoch, 100 + index)] if count else []
         lines.append(Line(moment, "begins", number, index, epoch + 1, 100 + index))
     return lines

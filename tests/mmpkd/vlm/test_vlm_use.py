@@ -95,8 +95,8 @@ def test_a_file_of_questions_asks_each_about_its_own_image(
     rows = [("b.png", "where is the lesion?"), ("b.png", "describe the image"), ("a.png", "is the lesion columnar?")]
     file.write_text("\n".join(json.dumps({"image": image, "question": question}) for image, question in rows))
     predict.main([f"model={folder}", f"images={images}", f"questions={file}", f"out={out}"])
-    asked = [(row["image"], row["question"]) for row in table_of(out / "answers.csv")]
-    assert asked == [rows[2], rows[0], rows[1]]
+    answered = [(row["image"], row["question"]) for row in table_of(out / "answers.csv")]
+    assert answered == [rows[2], rows[0], rows[1]]
     assert sorted(path.name for path in (out / "overlays").iterdir()) == ["a.png", "b.1.png", "b.2.png"]
     file.write_text("\n".join(json.dumps({"image": image, "question": "<box>(1,2"}) for image in ("a.png", "c.png")))
     with pytest.raises(ConfigError, match="rows 1, 2 have a torn box in the question; mend or delete"):

@@ -24,7 +24,7 @@ TABLE = "answers.csv"
 COLUMNS = ("image", "question", "answer", "boxes", "margin", "warning")
 REMEDY = "wanted a table, or a file whose name ends in .jsonl, with the columns image and question"
 SHOWN = 5  # rows that a message names, and answers that are printed
-Asked = Mapping[str, Sequence[str]]  # questions by the name of the image
+QuestionsOf = Mapping[str, Sequence[str]]  # questions by the name of the image
 
 
 class Outcome(NamedTuple):
@@ -72,7 +72,7 @@ def of_other_kind(own: Mapping[str, str], answers: bool, words: Sequence[str]) -
     return mistakes
 
 
-def asked(question: str, file: str, names: Sequence[str]) -> Asked:
+def read_questions(question: str, file: str, names: Sequence[str]) -> QuestionsOf:
     """Returns the questions about each image, in the order of the images.
 
     Args:
@@ -116,7 +116,7 @@ def _rows(rows: Sequence[int]) -> str:
 def answer_all(
     model: Answerer,
     name_of: Mapping[Path, str],
-    questions: Asked,
+    questions: QuestionsOf,
     folder: Path,
     pictures: Path | None,
     console: Console,
