@@ -1,6 +1,4 @@
-"""Connects to the Ray cluster at RAY_ADDRESS, or starts Ray on this machine, and computes the resources of each
-trial.
-"""
+"""Connects to the cluster at RAY_ADDRESS or starts Ray on this machine, and computes the resources of each trial."""
 
 from __future__ import annotations
 
