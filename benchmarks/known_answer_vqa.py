@@ -14,8 +14,13 @@ the training, so that differences between arms are paired by seed:
     gap          as pseudo, with `border_gap: 2`
     corrected    as pseudo, with one round of correction in the middle
 All arms take the same number of steps of the same size: an arm with a quarter of the items has four times as many
-epochs. All arms share one teacher for each seed; in a quarter of its training items it sees the true answer, because
-corrections need that. Scores are those of the last epoch on the validation images; no epoch is chosen.
+epochs. The arms share one teacher for each seed, but for `corrected`: its teacher sees the true answer in a quarter of
+its training items, because corrections need that. Scores are those of the last epoch on the validation images; no epoch
+is chosen. The number of steps was chosen on seed 100, with 400 images.
+
+This is the second declared run. The first one (seeds 0 to 4, at f4970c4) did not show the effect: it took 512 steps
+with a fainter texture, and its teacher, which spent a quarter of its items on hints, answered .79 of the questions on
+average (docs/results.md).
 
 The primary goal is `val/answer`. Claims: pseudo minus labels is above zero in it (95 % t interval over seeds), and
 shuffled minus labels is not; and the run reaches past the jump in localisation, so that the mean `val/recall50` of all
@@ -59,7 +64,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "all labels": {},
     "kl": {"distillation": PSEUDO | {"kl": {"weight": 1.0, "temperature": 1.0}}},
     "gap": {"distillation": PSEUDO, "student": {"positions": {"border_gap": 2}}},
-    "corrected": {"distillation": PSEUDO | {"corrections": {"rounds": 1}}},
+    "corrected": {"distillation": PSEUDO | {"corrections": {"rounds": 1}}, "teacher": {"hints": 0.25}},
 }
 PAIRS = (
     ("pseudo", "labels"),
@@ -76,10 +81,10 @@ PAIRS = (
 class Design:
     """What is run; `QUICK` is the reduced form that a test affords. It shows no effect."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (20, 21, 22, 23, 24)
     images: int = 384  # of the training part
     val: int = 200
-    epochs: int = 16  # of 32 steps, in an arm in which all images have a target
+    epochs: int = 27  # of 32 steps, in an arm in which all images have a target
     width: int = 32  # of the image encoder
     batch_size: int = 48
 
@@ -95,7 +100,7 @@ class Design:
             "box_steps": 12,
             "vision": {"patch_size": 4, "width": self.width},
         }
-        teacher = {"reads": ["superior"], "epochs": repeats * self.epochs, "hints": 0.25}
+        teacher = {"reads": ["superior"], "epochs": repeats * self.epochs}
         teacher |= {"learning_rate": 2e-3, "batch_size": self.batch_size}
         distillation = parts.get("distillation", {})
         if distillation:
@@ -106,7 +111,7 @@ class Design:
                 "cohort": {
                     "reader": "synthetic_vqa",
                     "image_size": 48,
-                    "params": images | {"texture": 0.3, "darkness": 0.3, "seed": seed},
+                    "params": images | {"texture": 0.4, "darkness": 0.3, "seed": seed},
                 },
                 "student": {"kind": "vlm"} | model | parts.get("student", {}),
                 "optimizer": {"lr": 2e-3, "batch_size": self.batch_size},

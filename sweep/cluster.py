@@ -1,6 +1,4 @@
-"""Connects to the Ray cluster at RAY_ADDRESS, or starts Ray on this machine, and computes the resources of each
-trial.
-"""
+"""Connects to the cluster at RAY_ADDRESS or starts Ray on this machine, and computes the resources of each trial."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import grpc
 import ray
@@ -26,7 +24,9 @@ from mmpkd.types import ConfigError, UserError
 from sweep import interrupt
 from sweep.autoscaling import Growth, read_growth
 from sweep.local_ray import make_socket_folder, one_line, start_ray
-from sweep.space.search_config import SearchConfig
+
+if TYPE_CHECKING:  # workers import this module, and need none of the samplers, which load SciPy
+    from sweep.space.search_config import SearchConfig
 
 ANSWER_SECONDS: Final = 5.0  # time within which a cluster has to answer
 ROUNDING: Final = 1e-9  # so that 3 x 1/3 of a device counts as one device

@@ -239,9 +239,10 @@ def test_mmpkd_loads_nothing_of_the_engine_and_a_training_nothing_that_few_train
     [
         (["sweep.status", "sweep.stop"], {"ray", "torch", "optuna", "mlflow", "pandas"}),
         (["sweep.space.space", "sweep.interim"], {"ray", "torch", "optuna", "mlflow"}),
+        (["sweep.workers.worker"], {"torch", "optuna", "mlflow", "scipy"}),
     ],
 )
-def test_what_only_reads_a_sweep_loads_no_engine(modules, heavy):
+def test_what_only_reads_a_sweep_or_trains_loads_little(modules, heavy):
     assert not loaded_by(modules)[0] & heavy
 
 

@@ -45,11 +45,11 @@ def test_the_report_and_the_exit_status_are_those_of_the_claims(
 
 def test_every_arm_is_a_sound_configuration() -> None:
     configs = replace(known_answer_vqa.Design(), images=16).configs()
-    of_seed = {arm: config for (arm, seed), config in configs.items() if seed == 1}
+    of_seed = {arm: config for (arm, seed), config in configs.items() if seed == 20}
     assert set(of_seed) == set(known_answer_vqa.ARMS)
     assert not any(check(config, facts(config.cohort)) for config in of_seed.values())
     seeds = [(config.cohort.params["seed"], config.seed) for config in of_seed.values()]
-    assert seeds == [(1, 1)] * len(of_seed)
+    assert seeds == [(20, 20)] * len(of_seed)
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.cluster import reservation_for, wanted_per_device
-from sweep.space.search_config import SearchConfig
 from sweep.workers import mps
 from sweep.workers.device import enter_device
+
+if TYPE_CHECKING:  # workers import this module, and need none of the samplers, which load SciPy
+    from sweep.space.search_config import SearchConfig
 
 ANSWER_SECONDS: Final = 3 * mps.CLIENT_SECONDS  # time within which a machine has to say whether MPS runs
 
