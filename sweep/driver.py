@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from rich.console import Console
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.cohort.suspects import find_suspects_in, suspects_of
 from mmpkd.command import warn
-from mmpkd.machine.files import write_atomically
+from mmpkd.machine.files import parse_own_yaml, write_atomically
 from mmpkd.teachers import input_leakage
 from mmpkd.training.stand_in import stand_in
 from mmpkd.types import UserError
@@ -198,7 +197,7 @@ def _open_sweep(
     if (price := earlier_plan.get("price")) and not extended:
         content["price"] = price
     dumped = dump_space(space)
-    folder.write_plan(content | {"leaves": leaves_of(yaml.safe_load(dumped))})
+    folder.write_plan(content | {"leaves": leaves_of(parse_own_yaml(dumped))})
     write_atomically(folder.space, dumped)
 
     state = SweepState(space, planned.goals, studies, spool, folder, warm_start, before.lost)

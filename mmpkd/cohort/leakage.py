@@ -45,9 +45,8 @@ def probe(
         patients: the patient of each sample.
         prose: names of the columns that hold running text.
     """
-    from sklearn.linear_model import LogisticRegression  # takes half a second, and few processes probe columns
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import cross_val_predict
+    from sklearn import config_context  # takes half a second, and few processes probe columns
+    from sklearn.linear_model import LogisticRegression
 
     scores: dict[str, dict[str, float]] = {str(name): {} for name in columns}
     if columns.empty:
@@ -60,10 +59,20 @@ def probe(
     for label, known, target, folds in _label_problems(labels, patients):
         for name in scores:
             model = LogisticRegression(solver="liblinear")  # small and single-threaded
-            inputs = indicators[name][known]
-            probability = cross_val_predict(model, inputs, target, cv=folds, method="predict_proba")[:, 1]
-            scores[name][label] = round(float(roc_auc_score(target, probability)), 4)
+            inputs, probability = indicators[name][known], np.empty(len(target))
+            with config_context(assume_finite=True, skip_parameter_validation=True):  # which takes most of the time
+                for train, held_out in folds:
+                    fitted = model.fit(inputs[train], target[train])
+                    probability[held_out] = fitted.predict_proba(inputs[held_out])[:, 1]
+            scores[name][label] = _auroc(target, probability)
     return scores
+
+
+def _auroc(target: NDArray[np.int64], score: NDArray[np.float64]) -> float:
+    """Returns the area under the ROC curve, rounded to four digits. scikit-learn's takes ten times as long."""
+    positives, negatives = score[target == 1], np.sort(score[target == 0])
+    below = np.searchsorted(negatives, positives) + np.searchsorted(negatives, positives, "right")  # ties count half
+    return round(float(below.mean()) / 2 / len(negatives), 4)
 
 
 def probe_pairs(
@@ -77,8 +86,6 @@ def probe_pairs(
     value is a text, a decile of a numeric column, or missing: it is the share of these samples that have the label. If
     few samples have the two values, their share is shrunk towards the share among all samples of the other folds.
     """
-    from sklearn.metrics import roc_auc_score
-
     if columns.empty:
         return []
     columns, labels, patients = _subsample(columns.iloc[:, :MAX_COLUMNS], labels, patients)
@@ -97,7 +104,7 @@ def probe_pairs(
                 count = np.bincount(cell[train], minlength=cell_N.max() + 1)
                 positive = np.bincount(cell[train], target[train], minlength=cell_N.max() + 1)
                 share[held_out] = ((positive + target[train].mean()) / (count + 1))[cell[held_out]]
-            if (auroc := round(float(roc_auc_score(target, share)), 4)) >= STATED:
+            if (auroc := _auroc(target, share)) >= STATED:
                 scores.setdefault(pair, {})[label] = auroc
     return [(*pair, score_by_label) for pair, score_by_label in scores.items()]
 

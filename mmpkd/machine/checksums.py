@@ -17,6 +17,7 @@ from typing import Any, Final
 
 KEY: Final = "crc"
 ENDING: Final = re.compile(rb',?\s*"crc":\s*"([0-9a-f]{8})"\s*\}\s*$')
+LONGEST_ENDING: Final = 200  # bytes with which it may be surrounded by spaces; a search of the whole text takes long
 BLOCK: Final = 1 << 22
 
 
@@ -27,7 +28,9 @@ class DamagedError(ValueError):
 def sealed(content: Mapping[str, Any], indent: int | None = None) -> str:
     """Returns an object as JSON with its checksum, in one line unless `indent` is given."""
     bare = json.dumps(content, indent=indent)
-    return json.dumps({**content, KEY: checksum(bare.encode())}, indent=indent)
+    end = json.dumps({KEY: checksum(bare.encode())}, indent=indent)[1:]
+    comma = "" if not content else "," if indent is not None else ", "
+    return bare[: bare.rindex("\n}" if indent is not None and content else "}")] + comma + end
 
 
 def unsealed(text: bytes, previous: str = "") -> dict[str, Any]:
@@ -47,7 +50,7 @@ def unsealed(text: bytes, previous: str = "") -> dict[str, Any]:
         raise DamagedError(f"holds a {type(content).__name__} where an object should be")
     if (written := content.pop(KEY, None)) is None:
         return content
-    ending = ENDING.search(text)
+    ending = ENDING.search(text, max(0, len(text) - LONGEST_ENDING))
     bare = text[: ending.start()] if ending else b""
     bare += b"}" if bare.strip() == b"{" or b"\n" not in text.strip() else b"\n}"
     if checksum(bare, previous) != written:

@@ -45,6 +45,13 @@ def locked(path: Path, error: Callable[[str, str], Exception]) -> Iterator[None]
         lock.release()
 
 
+def parse_own_yaml(text: str) -> Any:
+    """Returns the content of YAML that this project has written. It takes a fifth of the time of `yaml.safe_load`, but
+    ends the process at thousands of nested brackets.
+    """
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Returns the YAML mapping in a file, with its interpolations unresolved.
 

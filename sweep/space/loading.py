@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -167,7 +168,10 @@ def resolved(content: dict[Any, Any], static: Collection[str], mistakes: list[Mi
 class _References:
     def __init__(self, content: dict[Any, Any], static: Collection[str], mistakes: list[Mistake]):
         self._content, self._static, self._mistakes = content, static, mistakes
-        self._config = OmegaConf.create(content)
+
+    @cached_property
+    def _config(self) -> DictConfig:  # takes long, and few spaces have references that need it
+        return OmegaConf.create(self._content)
 
     def mapping(self, content: dict[Any, Any], keys: tuple[Any, ...]) -> dict[Any, Any]:
         result = {}

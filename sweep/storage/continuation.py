@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from mmpkd.config import TrialConfig
+from mmpkd.machine.files import parse_own_yaml
 from mmpkd.types import UserError
 from sweep.space.space import Space, dump_space
 from sweep.storage.layout import SweepFolder
@@ -71,7 +70,7 @@ def refuse_other_space(folder: SweepFolder, space: Space, extend: bool = False) 
     before = _earlier_leaves(folder)
     if not before:
         return False
-    now = leaves_of(yaml.safe_load(dump_space(space)))
+    now = leaves_of(parse_own_yaml(dump_space(space)))
     changed = [
         key for key in sorted({**before, **now}) if before.get(key) != now.get(key) and key not in CHANGEABLE_LEAVES
     ]

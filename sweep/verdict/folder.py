@@ -168,8 +168,8 @@ def read_mapping(file: Place) -> dict[str, Any] | None:
 
 
 def write_sealed_at(file: Place, content: Mapping[str, Any]) -> None:
-    """Writes a file of JSON with a checksum."""
-    file.write_bytes((sealed(content, indent=1) + "\n").encode())
+    """Writes a file of JSON with a checksum, in one line: one with scores has thousands of numbers."""
+    file.write_bytes((sealed(content) + "\n").encode())
 
 
 def read_kept(file: Place, model: type[Model], option: str) -> Model | None:

@@ -194,14 +194,25 @@ def expected_luck(trial_N: Floats, error: float, is_ranked: bool = True) -> Sear
 def power(difference: float, design: Design) -> float:
     """Returns the probability that a true difference is claimed in a two-sided test.
 
+    Raises:
+        ValueError: the design has no variance, or an unknown one.
+    """
+    return _claimed(difference, *_errors(design))
+
+
+def _claimed(difference: float, limit_Q: Floats, true_error: float) -> float:
+    return float((ndtr((difference - limit_Q) / true_error) + ndtr((-difference - limit_Q) / true_error)).mean())
+
+
+def _errors(design: Design) -> tuple[Floats, float]:
+    """Returns the limits above which a difference is claimed, over the quantiles of its estimated standard error, and
+    its true standard error.
+
     The statistic has a noncentral t distribution if there is no search. The distribution of the difference is
     integrated over that of its estimated standard error, because SciPy's function fails with many degrees of freedom.
     The luck of the search is not estimated anew, so its part of the standard error is known beforehand. The standard
     error is larger than that of the difference, because one part counts twice (`Design.own_variance`), and the search's
     part is too large (`TRUE_SHARE`).
-
-    Raises:
-        ValueError: the design has no variance, or an unknown one.
     """
     parts = design.parts
     degrees_of_parts = np.array([design.counted - 1.0, design.seeds - 1.0, design.seeds - 1.0])
@@ -216,8 +227,7 @@ def power(difference: float, design: Design) -> float:
     of_searches = [each.degrees for each in design.searches]
     degrees = satterthwaite(np.append(parts, searches), np.append(degrees_of_parts, of_searches))
     limit_Q = float(stdtrit(degrees, 0.5 + design.level / 2)) * np.sqrt(estimated_Q + search)
-    true_error = sqrt(measured - sum(design.own_variance) / design.seeds + TRUE_SHARE * search)
-    return float((ndtr((difference - limit_Q) / true_error) + ndtr((-difference - limit_Q) / true_error)).mean())
+    return limit_Q, sqrt(measured - sum(design.own_variance) / design.seeds + TRUE_SHARE * search)
 
 
 def first_step(primaries: int) -> float:
@@ -230,12 +240,12 @@ def first_step(primaries: int) -> float:
 
 def smallest_difference(design: Design, wanted: float = USUAL_POWER) -> float:
     """Returns the smallest true difference that is claimed with a wanted probability."""
-    low, high = 0.0, 1.0
-    while power(high, design) < wanted:
+    errors, low, high = _errors(design), 0.0, 1.0
+    while _claimed(high, *errors) < wanted:
         low, high = high, 2 * high
     while high - low > 1e-6:
         middle = (low + high) / 2
-        low, high = (low, middle) if power(middle, design) >= wanted else (middle, high)
+        low, high = (low, middle) if _claimed(middle, *errors) >= wanted else (middle, high)
     return high
 
 

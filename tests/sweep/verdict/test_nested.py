@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import yaml
 
 from mmpkd.cohort.store import Store
-from mmpkd.cohort.suspects import Suspects
 from mmpkd.config import TrialConfig
 from mmpkd.types import ConfigError, UserError
 from sweep.search.studies import records_of
@@ -35,16 +33,6 @@ FOLDS, TRIALS = 3, 8
 
 class Killed(BaseException):
     """Stands for the kill of the command."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """Resamples patients less often, and looks for no columns that state the label: half of the time is theirs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmpkd.cohort.prepare.find_suspects", lambda *args: Suspects({}, {}, {}))
-        patch.setattr("mmpkd.scoring.replicates.REPLICATES", 200)
-        patch.setattr("sweep.verdict.opening.scores.REPLICATES", 200)
-        yield
 
 
 @pytest.fixture(scope="module")
