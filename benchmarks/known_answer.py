@@ -88,6 +88,7 @@ class Design:
 
     seeds: tuple[int, ...] = SEEDS
     epochs: int = EPOCHS
+    depth: int = 3  # of the student
     arms: tuple[str, ...] = tuple(ARMS)
 
     def configs(self) -> dict[tuple[str, int], TrialConfig]:
@@ -97,12 +98,11 @@ class Design:
     def _config(self, arm: str, seed: int) -> TrialConfig:
         params, teaching = (ARMS | ALL)[arm]
         cohort = SHARED["cohort"] | {"params": params | {"seed": seed}}
-        return TrialConfig.model_validate(
-            {**SHARED, **teaching, "cohort": cohort, "epochs": self.epochs, "seed": seed, "threads": 1}
-        )
+        own = {"cohort": cohort, "student": NETWORK | {"depth": self.depth}, "epochs": self.epochs, "seed": seed}
+        return TrialConfig.model_validate({**SHARED, **teaching, **own, "threads": 1})
 
 
-QUICK = Design(seeds=(100, 101, 102), epochs=10, arms=("none", "distilled", "shuffled"))
+QUICK = Design(seeds=(100, 101, 102), epochs=10, depth=2, arms=("none", "distilled", "shuffled"))
 
 
 def one(config: TrialConfig, cache: Path) -> dict[str, float]:
