@@ -7,22 +7,13 @@ from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import Any
 
-import timm
 import torch
-from timm.layers.attention import Attention, AttentionRope
-from timm.models.beit import Attention as BeitAttention
-from timm.models.eva import EvaAttention
-from timm.models.vision_transformer_relpos import RelPosAttention
 from torch import Tensor, nn
 
 from mmpkd.config import NetworkConfig
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError, StudentOutput
 from mmpkd.weights import changes, require_fit, weights_of
-
-# Attention classes with a single softmax, which is passed to `attn_drop`; tests compare each with timm's unfused model.
-# DiffAttention, for example, subtracts two softmaxes, so that the input of `attn_drop` is not a map.
-SHOWN = (Attention, AttentionRope, EvaAttention, BeitAttention, RelPosAttention)
 
 
 class Student(nn.Module):
@@ -172,7 +163,7 @@ def build_student(
     if weights is not None and not empty:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
     try:
-        create: Callable[..., Any] = _outline if empty else timm.create_model
+        create: Callable[..., Any] = _outline if empty else _create_model
         with torch.device("cpu"):
             model = create(
                 config.model,
@@ -204,22 +195,44 @@ def build_student(
 
 @cache  # sorting the names takes 5 ms, and a plan builds hundreds of outlines
 def _model_names() -> list[str]:
+    import timm  # takes three seconds, and not every process that knows students builds one
+
     return timm.list_models()
+
+
+def _create_model(name: str, **options: Any) -> Any:
+    import timm
+
+    return timm.create_model(name, **options)
 
 
 @lru_cache(maxsize=64)  # a plan inspects the same few students for every branch; each takes up to a second
 def _outline(name: str, **options: Any) -> Any:
     """Returns a timm model on the meta device. It is shared, and must not be changed."""
     with torch.device("meta"):
-        return timm.create_model(name, **options)
+        return _create_model(name, **options)
+
+
+@cache
+def _shown() -> tuple[type[nn.Module], ...]:
+    """Returns timm's classes of attention with a single softmax, which is passed to `attn_drop`; tests compare each
+    with timm's unfused model. DiffAttention, for example, subtracts two softmaxes, so that the input of `attn_drop` is
+    not a map.
+    """
+    from timm.layers.attention import Attention, AttentionRope
+    from timm.models.beit import Attention as BeitAttention
+    from timm.models.eva import EvaAttention
+    from timm.models.vision_transformer_relpos import RelPosAttention
+
+    return (Attention, AttentionRope, EvaAttention, RelPosAttention, BeitAttention)
 
 
 def _require_fit(model: Any, config: NetworkConfig, image_size: int) -> None:
     """Raises ConfigError unless a model can be a student for images of this size."""
     kinds = {type(getattr(block, "attn", block)) for block in getattr(model, "blocks", ())}
-    if not kinds or not kinds.issubset(SHOWN):
-        made_of = ", ".join(sorted(kind.__name__ for kind in kinds.difference(SHOWN))) or type(model).__name__
-        known = ", ".join(kind.__name__ for kind in SHOWN if kind is not BeitAttention)
+    if not kinds or not kinds.issubset(_shown()):
+        made_of = ", ".join(sorted(kind.__name__ for kind in kinds.difference(_shown()))) or type(model).__name__
+        known = ", ".join(dict.fromkeys(kind.__name__ for kind in _shown()))
         raise ConfigError.at(
             "student.model",
             f"{config.model!r} is not a ViT whose attention can be read: its blocks hold {made_of}, not {known}",

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -32,6 +31,12 @@ SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # fields of a Network
 COUNTERS = ("n_averaged",)  # counters of torch's weight averaging, which are not weights
 NAMES_SHOWN = 4  # number of names in a message
 FIT_ADVICE = "name the model of these weights (student.model) with its own sizes, or set student.pretrained=false"
+
+
+def _timm() -> Any:
+    import timm  # takes three seconds, and few processes that know weights load any
+
+    return timm
 
 
 def weights_of(config: NetworkConfig) -> Path | None:
@@ -54,7 +59,7 @@ def weights_of(config: NetworkConfig) -> Path | None:
         if config.weights.suffix == ".safetensors":
             _require_foreign(config.weights)
         return config.weights
-    known = timm.get_pretrained_cfg(config.model)
+    known = _timm().get_pretrained_cfg(config.model)
     if known is None or not known.hf_hub_id:
         raise ConfigError.at("student.pretrained", f"timm names no pretrained weights for {config.model!r}")
     for name in WEIGHT_FILES:
@@ -128,7 +133,7 @@ def _architecture(weights: Path) -> str:
         except (ValueError, UnicodeDecodeError):
             return ""  # a file of another program
         name = content.get("architecture", "") if isinstance(content, dict) else ""
-    return name if isinstance(name, str) and name.partition(".")[0] in timm.list_models() else ""
+    return name if isinstance(name, str) and name.partition(".")[0] in _timm().list_models() else ""
 
 
 def _require_alike(weights: Path, name: str, model: Any, architecture: str, stated: Any) -> None:
@@ -200,19 +205,13 @@ def _misfit(
     """
     state: Mapping[str, Any] = {}
     try:
-        state = timm.models.load_state_dict(weights)
+        state = _timm().models.load_state_dict(weights)
         if bad := [key for key, value in tensors(state).items() if not torch.isfinite(value.float()).all()]:
             return f"{_some(bad)} holds values that are not finite numbers"
         overlay = {"file": weights, "num_classes": 0, "label_offset": 0}
         with torch.random.fork_rng(), torch.device("cpu"):
-            timm.create_model(
-                name,
-                pretrained=True,
-                pretrained_cfg_overlay=overlay,
-                num_classes=0,
-                global_pool="token",
-                **dict(options),
-            )
+            without_head = {"num_classes": 0, "global_pool": "token", **dict(options)}
+            _timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **without_head)
     except OSError:  # an error of the disk, not of the content
         raise
     except Exception as error:  # timm, its filters and torch raise errors of many types
@@ -276,7 +275,7 @@ def changes(weights: Path, model: Any, channels: int) -> list[str]:
     """Returns one sentence for each change that timm makes to fitting weights; empty if they are loaded unchanged."""
     if weights.suffix == ".npz":
         return []
-    state = tensors(timm.models.load_state_dict(str(weights)))
+    state = tensors(_timm().models.load_state_dict(str(weights)))
     sentences = []
     stem = next((value for key, value in state.items() if key.endswith("patch_embed.proj.weight")), None)
     if stem is not None and stem.ndim == 4:

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.layers.patch_embed import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mmpkd import command, fit
@@ -63,6 +61,9 @@ def check(config: TrialConfig, facts: Facts, student: Student | None) -> list[Mi
         mistakes.append(Mistake("pretrain.views", "a name is given twice"))
     if student is None:
         return mistakes
+    from timm.layers.patch_embed import PatchEmbed  # timm takes three seconds, and few trainings begin with this one
+    from timm.models.vision_transformer import VisionTransformer
+
     model = student.model
     if type(model) is not VisionTransformer or type(model.patch_embed) is not PatchEmbed or model.pos_embed is None:
         problem = f"{config.vit.model!r} cannot be pre-trained here: it is no plain ViT with a table of positions"

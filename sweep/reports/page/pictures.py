@@ -44,8 +44,8 @@ LEGEND: Final = (
 )
 LEGEND_OF_ANSWERS: Final = (
     "Each row is a question about a validation image, with its true answer; each column is one trial, which its head "
-    "names. Boxes of an answer are solid, boxes of a question dashed. The questions are spread over the validation part; "
-    "they were not chosen by their scores."
+    "names. Boxes of an answer are solid, boxes of a question dashed. The questions are spread over the validation "
+    "part; they were not chosen by their scores."
 )
 CREDENTIALED: Final = (
     "The cohort is credentialed, so the report has no pictures of it. Where its images may be looked at, mmpkd.predict "
