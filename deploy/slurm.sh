@@ -55,18 +55,18 @@ step() {
 }
 end_steps() {
     kill -TERM "${steps[@]}" 2> /dev/null || true
-    for _ in $(seq 30); do kill -0 "${steps[@]}" 2> /dev/null || break; sleep 1; done
+    for _ in $(seq 150); do kill -0 "${steps[@]}" 2> /dev/null || break; sleep 0.2; done
     kill -KILL "${steps[@]}" 2> /dev/null || true
     wait "${steps[@]}" 2> /dev/null || true
 }
 trap end_steps EXIT
 
 step 1 "$head" head "--num-cpus=$cpus" "--num-gpus=$gpus"
-for second in $(seq 180); do
+for try in $(seq 900); do
     bash -c "exec 3<> /dev/tcp/$head/$FIRST_PORT" 2> /dev/null && break
-    kill -0 "${steps[0]}" 2> /dev/null && [ "$second" -lt 180 ] || {
+    kill -0 "${steps[0]}" 2> /dev/null && [ "$try" -lt 900 ] || {
         echo "Ray did not start on $head at port $FIRST_PORT. The lines above say why." >&2; exit 1; }
-    sleep 1
+    sleep 0.2
 done
 if [ "${#machines[@]}" -gt 1 ]; then
     others=$(IFS=,; echo "${machines[*]:1}")

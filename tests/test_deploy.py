@@ -190,7 +190,7 @@ def wait_until(condition, seconds=60):
     raise AssertionError("the condition did not come to hold")
 
 
-def test_slurm_job_starts_head_and_workers_on_ports_of_its_own(slurm_job):
+def test_slurm_job_starts_head_and_workers_on_ports_and_with_a_token_of_its_own(slurm_job):
     start, record = slurm_job
     process, job = start(ends="0")
     assert process.wait(60) == 0
@@ -209,6 +209,10 @@ def test_slurm_job_starts_head_and_workers_on_ports_of_its_own(slurm_job):
     assert any(f"--port={first + 7} --while-port={first}" in line for line in lines if "mlflow_server.py" in line)
     assert not any(line.startswith("scontrol requeue") for line in lines)
     assert not alive(process)
+    token = record.parent / ".mmpkd" / "slurm" / str(job) / "token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    script = (record.parent / "deploy" / "slurm.sh").read_text()
+    assert "secret" not in script.replace("import secrets; print(secrets.", "")
 
 
 def test_slurm_job_near_its_end_stops_the_sweep_and_is_queued_again(slurm_job):
@@ -242,17 +246,6 @@ def test_failed_sweep_gives_the_slurm_job_its_status(slurm_job):
     start, _ = slurm_job
     process, _ = start(ends="2")
     assert process.wait(60) == 2
-
-
-def test_token_of_a_slurm_job_is_private(slurm_job):
-    start, record = slurm_job
-    process, job = start(ends="0")
-    process.wait(60)
-    token = record.parent / ".mmpkd" / "slurm" / str(job) / "token"
-    assert stat.S_IMODE(token.stat().st_mode) == 0o600
-    assert "secret" not in (record.parent / "deploy" / "slurm.sh").read_text().replace(
-        "import secrets; print(secrets.", ""
-    )
 
 
 def alive(process):

@@ -6,6 +6,7 @@ This file looks at values only. The roles of columns are checked by `cohort.chos
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -146,16 +147,21 @@ def _label_problems(
     samples, and the folds as pairs of training and held-out positions among those samples. The folds are grouped by
     patient.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     for label in labels:
         known = labels[label].notna().to_numpy()
         target, group = labels[label].to_numpy()[known].astype(int), patients.to_numpy(dtype=object)[known]
         if any(len(set(group[target == side])) < NUM_FOLDS for side in (0, 1)):
             continue
-        folds = list(StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=0).split(target, target, group))
+        folds = _folds(tuple(target.tolist()), tuple(group))
         if all(len(set(target[train])) == 2 for train, _ in folds):
             yield str(label), known, target, folds
+
+
+@lru_cache(maxsize=64)  # columns, pairs of columns and sections of a cohort are probed one after the other
+def _folds(target: tuple[int, ...], group: tuple[object, ...]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    return list(StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=0).split(target, target, group))
 
 
 def _words(column: pd.Series) -> tuple[csr_matrix, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Final, TypeVar
@@ -66,7 +66,7 @@ class _Counts:
 
     def __init__(self) -> None:
         self.labels: Counter[tuple[str, str, str | int]] = Counter()
-        self.pairs: Counter[tuple[tuple[str, str | int], tuple[str, str | int]]] = Counter()
+        self.pairs: defaultdict[tuple[str, str | int], Counter[tuple[str, str | int]]] = defaultdict(Counter)
 
 
 class _Dealer:
@@ -129,16 +129,21 @@ class _Dealer:
         """
         counts = self._counts
 
-        def past(label: _Label) -> tuple[int, int, int]:
-            # A leaf of many labels has each of them less often, so that a pair with one of them counts for more.
-            together = sum(counts.pairs[(name, label), other] * num for other, num in self._dealt.items())
-            return counts.labels[branch, name, label], counts.labels["", name, label], together
+        def past(label: _Label) -> tuple[int, int]:
+            return counts.labels.get((branch, name, label), 0), counts.labels.get(("", name, label), 0)
 
-        label = min(self._random.sample(labels, len(labels)), key=past)  # shuffled: of equals, `min` returns the first
+        def together(label: _Label) -> int:
+            # A leaf of many labels has each of them less often, so that a pair with one of them counts for more.
+            pairs = counts.pairs[name, label]
+            return sum(pairs.get(other, 0) * num for other, num in self._dealt.items())
+
+        shuffled = self._random.sample(labels, len(labels))  # of equals, `min` returns the first
+        least = min(map(past, shuffled))
+        rarest = [label for label in shuffled if past(label) == least]
+        label = rarest[0] if len(rarest) == 1 else min(rarest, key=together)
         for place in {branch, ""}:
             counts.labels[place, name, label] += 1
-        for other in self._dealt:
-            counts.pairs[(name, label), other] += 1
+        counts.pairs[name, label].update(self._dealt.keys())
         if paired:
             self._dealt[name, label] = len(labels)
         return label

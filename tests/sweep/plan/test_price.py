@@ -438,7 +438,7 @@ def test_trials_that_do_not_fit_have_no_throughput() -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_a_sweep_is_timed_in_workers(file: Path) -> None:
     space, lines = load(file, "search.trials_per_device=2", "search.at_a_time=1"), list[str]()
-    result = pricing.price_sweep(space, plan(space), 0.3, lines.append)
+    result = pricing.price_sweep(space, plan(space), 0.05, lines.append)
     assert [arm.arm for arm in result.arms] == ["none", "tabular"]
     assert all(0 < arm.low < arm.high for arm in result.arms), "one block costs less than three"
     assert result.num_steps > 4 and result.hours > result.hours_halving > 0
