@@ -38,8 +38,23 @@ from sweep.tracking.mlflow_runs import NOTE
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+def tables(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An MLflow file without a trial: to make one takes seconds."""
+    spool = Spool(SweepFolder(tmp_path_factory.mktemp("tables")))
+    spool.append(SweepClosed(status="FINISHED"))
+    drain(sqlite_uri(spool.path.parent / "mlflow.db"), "none", spool)
+    return (spool.path.parent / "mlflow.db").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def address(tables: bytes, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return server_in(tmp_path_factory.mktemp("mlflow"), tables)
+
+
+def server_in(folder: Path, tables: bytes) -> str:
+    """Returns the address of an MLflow file that has no run of the sweeps of these tests."""
+    (folder / "server.db").write_bytes(tables)
+    return sqlite_uri(folder / "server.db")
 
 
 def tell_of(spool: Spool, number: int, state: str, epochs: int = 2) -> None:
@@ -181,7 +196,7 @@ def test_only_the_goals_of_the_sweep_are_sent(tmp_path: Path, address: str) -> N
     assert runs(address, "goals")[0].data.metrics == {"val/auroc": 0.7, "loss/task": 1.0}
 
 
-def test_trials_that_leave_the_front_lose_their_tags(tmp_path: Path, address: str) -> None:
+def test_trials_that_leave_the_front_lose_their_tags(tmp_path: Path, address: str, tables: bytes) -> None:
     spool = Spool(SweepFolder(tmp_path))
     spool.append(SweepBegan(id="x"))
     for number in range(3):
@@ -201,7 +216,7 @@ def test_trials_that_leave_the_front_lose_their_tags(tmp_path: Path, address: st
         return kept
 
     assert marks(address) == last
-    other = f"sqlite:///{tmp_path / 'other.db'}"
+    other = server_in(tmp_path, tables)
     drain(other, "front", spool)  # another server gets the same from the beginning
     assert marks(other) == last
 
@@ -278,8 +293,8 @@ def test_only_what_has_been_copied_to_the_store_is_sent(tmp_path: Path, address:
     assert set(runs(address, "copied")) == {-1, 0, 1}
 
 
-def test_another_server_is_told_everything(tmp_path: Path, address: str) -> None:
-    spool, other = Spool(SweepFolder(tmp_path)), f"sqlite:///{tmp_path / 'other.db'}"
+def test_another_server_is_told_everything(tmp_path: Path, address: str, tables: bytes) -> None:
+    spool, other = Spool(SweepFolder(tmp_path)), server_in(tmp_path, tables)
     spool.append(SweepBegan(id="x"))
     tell_of(spool, 0, "running")  # the end of a trial would be missed, and all be told again for its sake
     drain(address, "moved-on", spool)
@@ -332,12 +347,14 @@ def test_a_server_that_comes_back_misses_nothing(tmp_path: Path, address: str, m
     assert len(MlflowClient(address).get_metric_history(run.info.run_id, "val/auroc")) == 5
 
 
-def test_a_database_that_fails_prints_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_database_that_fails_prints_no_traceback(
+    tmp_path: Path, tables: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A full disk fails every attempt, and MLflow (3.17) prints each error on its own."""
-    spool, uri = Spool(SweepFolder(tmp_path)), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    spool, uri = Spool(SweepFolder(tmp_path)), server_in(tmp_path, tables)
     spool.append(SweepBegan(id="x"))
     drain(uri, "full", spool)
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+    with closing(sqlite3.connect(tmp_path / "server.db")) as database:
         database.execute("DROP TABLE latest_metrics")
     tell_of(spool, 0, "complete", epochs=1)
     tracker = drain(uri, "full", spool, fails=True)
