@@ -63,7 +63,8 @@ def single_steps(config: TrialConfig, facts: Facts) -> list[str]:
 def goals(facts: Facts) -> tuple[str, ...]:
     """Returns the goals that a sweep on this cohort can maximise; without ROIs or boxes, none is of localisation."""
     if facts.questions is not None:
-        return ("val/answer", "val/recall50") if facts.questions.has_boxes else ("val/answer",)
+        known = facts.questions
+        return ("val/answer",) * known.has_words + ("val/recall50",) * known.has_boxes
     return ("val/auroc", "val/pointing") if facts.roi_labels else ("val/auroc",)
 
 

@@ -278,6 +278,8 @@ def main(words: Sequence[str]) -> None:
             raise
         write_atomically(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
+        if metric.count("/") > 2:  # a score of answers by task and modality, of which there are hundreds
+            continue
         console.print(f"{metric:32} {'not known' if math.isnan(score) else repr(score)}")
     partly = [report.epoch for report in history[:-1] if len(report.metrics) < len(history[-1].metrics)]
     if complete and partly:

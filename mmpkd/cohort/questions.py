@@ -19,6 +19,7 @@ import pandas as pd
 
 from mmpkd.types import CohortError
 from mmpkd.vlm import boxes
+from mmpkd.vlm.scores.answers import words
 
 COLUMNS = ("sample", "question", "answer", "task", "modality")
 
@@ -30,19 +31,22 @@ class QuestionFacts:
     num_items: int
     tasks: tuple[str, ...]
     modalities: tuple[str, ...]
-    has_boxes: bool  # some question or answer holds a box
+    has_boxes: bool  # some answer holds a box
     num_unanswered: int
+    has_words: bool = True  # some answer is scored by its words; older stores do not state it
 
     @classmethod
     def of(cls, questions: pd.DataFrame) -> Self:
         """Returns the facts of a table of questions."""
-        texts = pd.concat([questions["question"], questions["answer"].dropna()])
+        answers = questions["answer"].dropna()
+        worded = answers[questions["task"].loc[answers.index] != "VG"]
         return cls(
             num_items=len(questions),
             tasks=tuple(sorted(questions["task"].unique())),
             modalities=tuple(sorted(questions["modality"].unique())),
-            has_boxes=bool(texts.map(lambda text: boxes.TAGGED.search(text) is not None).any()),
+            has_boxes=bool(answers.map(lambda text: boxes.TAGGED.search(text) is not None).any()),
             num_unanswered=int(questions["answer"].isna().sum()),
+            has_words=bool(worded.map(lambda text: bool(words(text))).any()),
         )
 
 
@@ -76,7 +80,8 @@ def check(questions: pd.DataFrame | None, split: pd.Series | None) -> None:
         may_lack = questions["sample"].map(split) == "train"
     if num_wrong := int((questions["answer"].isna() & ~may_lack).sum()):
         where = "in val or test" if may_lack.any() else "in a cohort whose folds validate in turn"
-        remedy = "Answer them, take them out, or state official parts, of which train may hold unanswered questions"
+        remedy = "Answer them, take them out, or name a column of the parts train, val and test "
+        remedy += "(cohort.params.split), of which train may hold unanswered questions"
         raise CohortError(f"{num_wrong} of {len(questions)} questions {where} have no answer. {remedy}")
 
 

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from mmpkd.cohort.decode import Appearance, Depth
 from mmpkd.cohort.facts import Scan
 from mmpkd.cohort.journal import Entry
 from mmpkd.frames import Letterbox, from_run_lengths
+from mmpkd.vlm import boxes
 
 OWN = "images"  # the name of a cohort's main images in remarks
 MIN_IMAGES = 10  # brightness is compared only in cohorts with this many images
@@ -23,6 +25,7 @@ DARK = 64  # grey level of 255; most grey levels are unused if no image's 99th p
 BLACK, WHITE = 16, 240  # grey levels of 255; an image with a mean below the first or above the second shows nothing
 LARGE_SHARE = 0.5  # a region is large if it covers at least this share of its image
 HOLLOW_RATIO = 2.0  # a region looks like an outline if filling it multiplies its area by at least this factor
+MIN_BOXES = 10  # fewer boxes are not suspected to be in pixels
 MAX_SHAPES = 500  # maximum number of regions that are examined for their shape
 
 
@@ -39,7 +42,7 @@ def remarks(entries: Mapping[str, Entry], scan: Scan, depths: Sequence[Depth]) -
         appearances = [entry.appearances[index] for entry in entries.values()]
         lines += [*brightness_remarks(appearances, depth, images), *_colour_remarks(appearances, scan.channels, images)]
         lines += _unit_remarks(appearances, images)
-    return [*lines, *_region_remarks([*entries.values()], scan.roi_labels)]
+    return [*lines, *_region_remarks([*entries.values()], scan.roi_labels), *_box_remarks(entries, scan.questions)]
 
 
 def brightness_remarks(appearances: Sequence[Appearance], depth: Depth, images: str) -> list[str]:
@@ -140,6 +143,24 @@ def _region_remarks(entries: Sequence[Entry], roi_labels: Sequence[str]) -> list
                 f"warning: not one sample has a region of {label}: all its masks are empty, or lack its mask_value"
             )
     return lines
+
+
+def _box_remarks(entries: Mapping[str, Entry], questions: pd.DataFrame | None) -> list[str]:
+    """Returns a warning if all boxes of answers lie within the pixels of their images, as coordinates in pixels do.
+
+    On the grid of 0 to 1000, some box of many lies beyond, unless the images are nearly 1000 pixels wide and high.
+    """
+    num_boxes = 0
+    for sample, answer in () if questions is None else questions[["sample", "answer"]].dropna().itertuples(index=False):
+        entry = entries.get(sample)
+        for box in boxes.parse(answer) if entry and boxes.TAGGED.search(answer) else ():
+            num_boxes += 1
+            if entry and (box.right > entry.width or box.bottom > entry.height):
+                return []
+    if num_boxes < MIN_BOXES:
+        return []
+    what = f"none of the {num_boxes} boxes of answers reaches beyond the width and height of its image in pixels"
+    return [f"warning: {what}. If they are in pixels, bring them to the grid of 0 to 1000: 1000 x pixel / side"]
 
 
 def _shape_remarks(entries: Sequence[Entry], label: str, are_large: bool) -> list[str]:

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,7 @@ from mmpkd.cohort.decode import depth_of
 from mmpkd.cohort.facts import label_columns
 from mmpkd.cohort.store import Store
 from mmpkd.types import CohortError, Task
+from mmpkd.vlm import boxes
 
 SHEET = "contact_sheet.png"
 COLUMNS, ROWS = 6, 4  # columns and rows of pictures on the contact sheet; each further image takes a column of its own
@@ -161,7 +163,8 @@ def _column_table(store: Store) -> Table:
 
 
 def _contact_sheet(store: Store) -> Figure:
-    """Draws evenly spaced images of the training and validation parts with the outlines of their regions.
+    """Draws evenly spaced images of the training and validation parts with the outlines of their regions,
+    and the boxes of answers about them.
 
     The further images of a sample are drawn to the right of its image, unless their files were deleted from the store.
     """
@@ -185,6 +188,7 @@ def _contact_sheet(store: Store) -> Figure:
             axis.set_title(title, fontsize=7, parse_math=False)
             if not name:  # regions are drawn on the image itself
                 _draw_outlines(axis, mask_RHW)
+                _draw_boxes(axis, store, int(row))
     if store.facts.roi_labels:
         colours = zip(store.facts.roi_labels, COLOURS * len(store.facts.roi_labels), strict=False)
         lines = [Line2D([], [], color=colour, label=label) for label, colour in colours]
@@ -196,6 +200,19 @@ def _draw_outlines(axis: Axes, mask_RHW: NDArray[np.bool_]) -> None:
     for index, mask_HW in enumerate(mask_RHW):
         if mask_HW.any():
             axis.contour(mask_HW, [0.5], colors=[COLOURS[index % len(COLOURS)]], linewidths=1)
+
+
+def _draw_boxes(axis: Axes, store: Store, row: int) -> None:
+    """Draws the boxes of the answers about an image, so that boxes in another unit or order are seen."""
+    if store.facts.questions is None:
+        return
+    content = store.letterbox(row).content
+    height, width = content.bottom - content.top, content.right - content.left
+    answers = store.questions.loc[store.questions["row"] == row, "answer"].dropna()
+    for box in {box for answer in answers if boxes.TAGGED.search(answer) for box in boxes.parse(answer)}:
+        corner = (content.left + box.left * width / boxes.GRID - 0.5, content.top + box.top * height / boxes.GRID - 0.5)
+        size = ((box.right - box.left) * width / boxes.GRID, (box.bottom - box.top) * height / boxes.GRID)
+        axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=COLOURS[0], linewidth=1))
 
 
 def _title(store: Store, row: int) -> str:

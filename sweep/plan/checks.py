@@ -76,7 +76,8 @@ def mistakes_of(config: TrialConfig, facts: Facts | None, broken: Sequence[str])
         facts: facts of the cohort, or None if the cohort cannot be read. If None, mistakes in teachers are left out.
         broken: paths of the keys that were removed from the configuration.
     """
-    doubtful = [path.rpartition(".")[0] or path for path in broken] + ([] if facts else ["teachers", "student.reads"])
+    doubtful = [path.rpartition(".")[0] or path for path in broken]
+    doubtful += [] if facts else ["teachers", "student.kind", "student.reads"]
     if any(path.partition(".")[0] in ("student", "cohort") for path in broken):
         doubtful += ["student", "cohort", "objectives"]
     if facts is not None:
@@ -113,7 +114,7 @@ def goals_of(search: SearchConfig, facts: Facts | None, findings: Findings) -> t
         "classes": bool(facts.tasks),
         "ROIs": bool(facts.roi_labels),
         "several images of a patient": bool(facts.tasks) and facts.several_images,
-        "questions": questions is not None,
+        "questions": questions is not None and questions.has_words,
         "questions about places": questions is not None and questions.has_boxes,
     }
     possible = [goal for goal, needs in SCORES.items() if has[needs]]
@@ -129,6 +130,8 @@ def goals_of(search: SearchConfig, facts: Facts | None, findings: Findings) -> t
         if selected_goal in possible:
             others = [goal for goal in default if goal.startswith("val/auroc") != selected_goal.startswith("val/auroc")]
             problem += f"; name them: search.maximize=[{', '.join([selected_goal, *others])}]"
+        elif default:
+            problem += f"; name the goal by which best.yaml is chosen: search.select={default[0]}"
         findings.append("search.select", problem)
     return default
 

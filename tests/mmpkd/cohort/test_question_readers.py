@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 from rich.console import Console
 
+from mmpkd.build import goals
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.check import check
 from mmpkd.cohort.prepare import prepare
@@ -176,12 +179,73 @@ def test_a_table_of_questions_is_read(tmp_path: Path, is_table: bool) -> None:
     assert questions is not None
     assert questions["answer"].iloc[0] == "there <box>(0,10),(500,600)</box><box>(1,2),(3,4)</box>"
     assert questions["answer"].isna().tolist() == [False, True, False, False]
-    assert questions["task"].tolist() == ["VG", "MII", "MII", "MII"] and set(questions["modality"]) == {"image"}
+    assert questions["task"].tolist() == ["MII"] * 4 and set(questions["modality"]) == {"image"}
     known = facts(cohort).questions
     assert known is not None and (known.num_items, known.num_unanswered) == (4, 1)
 
 
+def test_words_beside_a_box_are_scored_and_boxes_alone_make_the_goal_of_pointing(tmp_path: Path) -> None:
+    """An answer in words keeps its goal if a box stands beside it; a cohort of boxes alone has none of words."""
+    rows = rows_of()
+    for number, row in enumerate(rows):
+        row |= {"answer": "", "boxes": [0, 0, 500 + number, 600]}
+    known = facts(write_rows(tmp_path, rows))
+    assert known.questions is not None and known.questions.tasks == ("VG",) and goals(known) == ("val/recall50",)
+    rows[0]["answer"] = "a dark lesion"
+    known = facts(write_rows(tmp_path, rows))
+    assert known.questions is not None and known.questions.tasks == ("MII", "VG")
+    assert goals(known) == ("val/answer", "val/recall50")
+    in_question = rows_of(question="what is in <box>(0,0),(500,600)</box>?")
+    assert goals(facts(write_rows(tmp_path, in_question))) == ("val/answer",)
+
+
+def test_boxes_in_pixels_are_noticed_and_boxes_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of 20 x 20 pixels. On the grid, boxes within 20 of 1000 would be half a pixel wide."""
+    rows = [row | {"question": f"where is {i}?", "boxes": [5, 5, 10 + i, 20]} for row in rows_of() for i in range(3)]
+    assert any(
+        "none of the 12 boxes" in note for note in prepare(write_rows(tmp_path, rows), tmp_path).manifest["notes"]
+    )
+    rows[0]["boxes"] = [250, 500, 750, 1000]
+    store = prepare(write_rows(tmp_path, rows), tmp_path)
+    assert not any("box" in note for note in store.manifest["notes"])
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    show(store, Console(quiet=True))
+    extents = [patch.get_extents() for patch in figures[0].axes[0].patches if isinstance(patch, Rectangle)]
+    inverse = figures[0].axes[0].transData.inverted()
+    corners = [inverse.transform(extent.get_points()).round(6).tolist() for extent in extents]
+    assert len(extents) == 3 and [[5.5, 23.5], [17.5, 11.5]] in [sorted(corner) for corner in corners]
+
+
+def test_a_teachers_image_is_stored_beside_the_students(tmp_path: Path) -> None:
+    rows = [row | {"better": f"images/{3 - n}.png"} for n, row in enumerate(rows_of())]
+    cohort = write_rows(tmp_path, rows)
+    cohort = cohort.model_copy(update={"params": {**cohort.params, "views": {"mri": "better"}}})
+    store = prepare(cohort, tmp_path)
+    assert store.facts.views == ("mri",)
+    grey = [int(image[0, 12, 12]) for image in store.view("mri")]
+    assert grey == [120 - int(image[0, 12, 12]) for image in store.image_NCHW] and len(set(grey)) == 4
+    for harm, message in ({"better": ""}, "without the view mri, in row"), ({"better": "images/9.png"}, "no such file"):
+        write_rows(tmp_path, [rows[0] | harm, *rows[1:]])
+        with pytest.raises(UserError, match=message):
+            prepare(cohort, tmp_path)
+    write_rows(tmp_path, [*rows, rows[0] | {"question": "who?", "better": "images/0.png"}])
+    with pytest.raises(UserError, match="questions about 1 image name different views"):
+        prepare(cohort, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [("[0.1, 0.2, 0.5, 0.6]", "boxes in fractions of the image"), ("1 2 30 40", "not of the form")],
+)
+def test_a_column_of_boxes_in_another_form_is_refused(cell: str, message: str, tmp_path: Path) -> None:
+    rows = [row | {"boxes": cell} for row in rows_of()]
+    with pytest.raises(UserError, match=rf"(?s)not one of 4 cells .*1000 x pixel / side.*{message}.*rows 1, 2, 3, 4\)"):
+        reader_for(write_rows(tmp_path, rows)).scan()
+
+
 ROWS: dict[str, tuple[dict[str, Any], str]] = {
+    "brackets": ({"answer": "at [1, 2, 30, 40]"}, "1 of 4 questions hold four numbers in brackets"),
     "no image": ({"image": ""}, "1 of 4 questions: without an image"),
     "no question": ({"question": None}, "an empty question"),
     "torn": ({"answer": f"{SECRET} <box>(1,2)"}, "torn box in the answer"),

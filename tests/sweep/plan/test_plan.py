@@ -205,6 +205,11 @@ def test_a_cohort_that_cannot_be_read_does_not_hide_the_rest(file: Path, monkeyp
     assert planned(file).facts is None
 
 
+def test_a_misspelt_key_of_a_reader_of_questions_is_one_mistake() -> None:
+    """A cohort that cannot be read is not said to lack questions."""
+    assert mistakes("vqa_demo", "cohort.params.vall=24") == ["cohort.params.vall: unknown key (did you mean 'val'?)"]
+
+
 def test_a_cohort_is_read_once_and_not_at_all_where_the_space_says_it_is_broken(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -230,7 +235,8 @@ def test_goals_follow_the_cohort_or_are_refused(file: Path, monkeypatch: pytest.
         "search.maximize: val/pointing needs ROIs and the cohort has none; it can score val/auroc"
     ]
     assert mistakes(file, "search.select=val/pointing") == [
-        "search.select: val/pointing is not among the goals of this cohort: val/auroc"
+        "search.select: val/pointing is not among the goals of this cohort: val/auroc; "
+        "name the goal by which best.yaml is chosen: search.select=val/auroc"
     ]
 
 

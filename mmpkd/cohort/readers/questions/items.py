@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mmpkd.cohort.facts import Scan
+from mmpkd.cohort.formats.tables import NUM_SHOWN
 from mmpkd.cohort.questions import COLUMNS
 from mmpkd.types import CohortError, ConfigError
 from mmpkd.vlm import boxes
@@ -31,6 +32,7 @@ class Item(NamedTuple):
     patient: str
     split: str | None
     row: str
+    views: tuple[str, ...] = ()  # paths of the further images of the sample, relative to the root
 
 
 class Exclusions:
@@ -39,14 +41,27 @@ class Exclusions:
     def __init__(self, unit: str) -> None:
         self.unit = unit
         self.counts: Counter[str] = Counter()
+        self.rows: dict[str, list[str]] = {}  # by reason: the first rows, where a reader names them
         self.num_seen = 0
+
+    def leave_out(self, reason: str, row: str) -> None:
+        """Counts a question that is left out, and remembers its row if it is among the first with this reason."""
+        self.counts[reason] += 1
+        rows = self.rows.setdefault(reason, [])
+        if len(rows) < NUM_SHOWN:
+            rows.append(row)
 
     def notes(self) -> list[str]:
         """Returns a warning for each reason. It quotes no text and names no file."""
         return [
-            f"warning: left out: {count} of {self.num_seen} {self.unit}: {reason}"
+            f"warning: left out: {count} of {self.num_seen} {self.unit}: {reason}{self._where(reason)}"
             for reason, count in sorted(self.counts.items())
         ]
+
+    def _where(self, reason: str) -> str:
+        rows = self.rows.get(reason, [])
+        more = ", ..." if self.counts[reason] > len(rows) else ""
+        return f" (row{'s' * (self.counts[reason] > 1)} {', '.join(rows)}{more})" if rows else ""
 
 
 def text_problem(question: str, answer: str | None) -> str:
@@ -137,8 +152,19 @@ def refuse_outside(key: str, file: str, may_lead_out: bool) -> None:
         raise ConfigError.at(f"cohort.params.{key}", problem)
 
 
-def scan_of(items: Sequence[Item], *, channels: int, tables: Sequence[str], notes: Sequence[str], where: str) -> Scan:
+def scan_of(
+    items: Sequence[Item],
+    *,
+    channels: int,
+    tables: Sequence[str],
+    notes: Sequence[str],
+    where: str,
+    views: Sequence[str] = (),
+) -> Scan:
     """Returns the Scan of questions: a sample for each image, in the order of its first question.
+
+    Args:
+        views: names of the further images, in the order of `Item.views`.
 
     Raises:
         CohortError: there is no question.
@@ -147,6 +173,7 @@ def scan_of(items: Sequence[Item], *, channels: int, tables: Sequence[str], note
         raise CohortError("\n  ".join([f"{where}: not one question can be used", *notes]))
     table = pd.DataFrame(list(items))
     firsts = table.drop_duplicates("sample").set_index("sample")
+    rows = [items[position] for position in table.drop_duplicates("sample").index]
     samples = firsts[["patient", "row"]]
     if table["split"].notna().any():
         samples = samples.assign(split=firsts["split"])
@@ -159,7 +186,8 @@ def scan_of(items: Sequence[Item], *, channels: int, tables: Sequence[str], note
         privileged=nothing,
         channels=channels,
         questions=questions.where(questions.notna(), np.nan),
-        files={str(sample): [str(file)] for sample, file in firsts["file"].items()},
+        views=tuple(views),
+        files={str(sample): [first.file, *first.views] for sample, first in zip(firsts.index, rows, strict=True)},
         tables=tables,
         notes=tuple(notes),
     )
@@ -171,7 +199,7 @@ def without_repeats(items: Sequence[Item], exclusions: Exclusions) -> list[Item]
     kept = []
     for item in items:
         if (key := (item.sample, item.question, item.task)) in seen:
-            exclusions.counts["a question that was asked about the same image before"] += 1
+            exclusions.leave_out("a question that was asked about the same image before", item.row)
             continue
         seen.add(key)
         kept.append(item)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pandas as pd
+from pydantic import Field, field_validator
 
 from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import RawImage, Reader, Scan
@@ -37,10 +38,18 @@ from mmpkd.cohort.spelling import normalise_name
 from mmpkd.cohort.splits import PARTS
 from mmpkd.types import CohortError, Strict
 from mmpkd.vlm.boxes import Box, written
+from mmpkd.vlm.scores.answers import words
 
+BOX_FORMS = (
+    "a box is [left, top, right, bottom] in the column of boxes, and <box>(left,top),(right,bottom)</box> in a text, "
+    "on a grid of 0 to 1000 along each side of the image: 1000 x pixel / side"
+)
+OTHER_BOX = "boxes that are not of the form [left, top, right, bottom], or a list of these"
+FRACTIONS = "boxes in fractions of the image instead of 0 to 1000"
 REMEDY = "wanted a table or a .jsonl file with columns for image, question and answer; cohort.params names them"
 NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
 BOX_LIST = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
+BOX_LIKE = re.compile(rf"[\[(]{NUMBER}(?:,{NUMBER}){{3}}[\])]")
 
 
 class VqaParams(Strict):
@@ -52,25 +61,35 @@ class VqaParams(Strict):
         None  # column of boxes, [left, top, right, bottom] on the grid of 0 to 1000, put after the answer
     )
     patient: str | None = None  # None: each image is a patient
-    task: str | None = None  # None: told from the form of the question
+    task: str | None = None  # None: see `_task_of`
     modality: str | None = None
     split: str | None = None  # None: patients are dealt into five folds
+    views: dict[str, str] = Field({})  # for the name of each view (a further image of each image): column of its paths
     image_root: str = "."
     channels: Literal[1, 3] = 1
     credentialed: bool = True
+
+    @field_validator("views")
+    @classmethod
+    def _plain_names(cls, views: dict[str, str]) -> dict[str, str]:
+        for name in views:
+            if not name.isidentifier() or name in ("image", "sample"):  # names of files of the store, and of the image
+                raise ValueError(f"a view has a name of letters, digits and underscores, and not {name!r}")
+        return views
 
 
 class Vqa(Reader):
     """Reads a user's table of questions, in which each row is a question about one image."""
 
     Params = VqaParams
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     needs_root: ClassVar[bool] = True
 
     def __init__(self, root: Path | None, params: VqaParams) -> None:
         assert root is not None
         self.root = root
         self.params = params
+        self._views: dict[str, tuple[str, ...]] = {}  # of each sample, since the scan: paths of its views
 
     @property
     def credentialed(self) -> bool:
@@ -83,24 +102,50 @@ class Vqa(Reader):
         table = self._read_table(path)
         if params.patient is not None:
             refuse_rows(path, table[params.patient] == "", "a question without a patient")
+        for name, column in params.views.items():
+            refuse_rows(path, table[column] == "", f"a question without the view {name}")
         if params.split is not None:
             table[params.split] = table[params.split].map(normalise_name)
             refuse_rows(path, ~table[params.split].isin(PARTS), "a part that is not train, val or test")
         exclusions = Exclusions("questions")
-        items = []
+        items, num_boxed, num_usable = [], 0, 0
         for row, cells in enumerate(table.to_dict("records"), self._first_row):
             exclusions.num_seen += 1
+            is_boxed = params.boxes is not None and bool(cells[params.boxes])
             item, problem = self._item({str(name): str(cell) for name, cell in cells.items()}, row)
+            num_boxed += is_boxed
             if item is None:
-                exclusions.counts[problem] += 1
+                exclusions.leave_out(problem, str(row))
             else:
                 items.append(item)
+                num_usable += is_boxed
+        if num_boxed and not num_usable:
+            problem = f"{path}: not one of {num_boxed} cells of the column of boxes can be used; {BOX_FORMS}"
+            raise CohortError("\n  ".join([problem, *exclusions.notes()]))
         _refuse_conflicts(items, path)
         items = without_repeats(items, exclusions)
-        return scan_of(items, channels=params.channels, tables=[params.file], notes=exclusions.notes(), where=str(path))
+        notes = exclusions.notes()
+        if any("box" in reason for reason in exclusions.counts):
+            notes.append(f"warning: mend these boxes, or delete their rows: {BOX_FORMS}")
+        if num_like := sum(BOX_LIKE.search(f"{item.question} {item.answer or ''}") is not None for item in items):
+            problem = f"{num_like} of {len(items)} questions hold four numbers in brackets, which are read as words"
+            notes.append(f"warning: {problem}; {BOX_FORMS}")
+        self._views = {item.sample: item.views for item in items}
+        return scan_of(
+            items,
+            channels=params.channels,
+            tables=[params.file],
+            notes=notes,
+            where=str(path),
+            views=tuple(params.views),
+        )
 
     def load(self, sample_id: str) -> RawImage:
-        return RawImage(read_image(self.root, self._file(sample_id)))
+        if self.params.views and not self._views:
+            self.scan()
+        files = zip(self.params.views, self._views[sample_id], strict=True) if self.params.views else ()
+        views = {name: read_image(self.root, file) for name, file in files}
+        return RawImage(read_image(self.root, self._file(sample_id)), views)
 
     def _file(self, sample: str) -> str:
         return (Path(self.params.image_root) / sample).as_posix()
@@ -118,7 +163,9 @@ class Vqa(Reader):
         if params.boxes is not None and cells[params.boxes]:
             listed = _boxes_of(cells[params.boxes])
             if listed is None:
-                return None, "boxes that are not of the form [left, top, right, bottom], or a list of these"
+                return None, OTHER_BOX
+            if all(max(box) <= 1 for box in listed):
+                return None, FRACTIONS
             answer = f"{answer} {''.join(map(written, listed))}".strip()
         if problem := text_problem(question, answer):
             return None, problem
@@ -129,11 +176,12 @@ class Vqa(Reader):
                 file=self._file(sample),
                 question=question,
                 answer=answer or None,
-                task=(cells[params.task] if params.task else "") or likely_task(question, answer),
+                task=(cells[params.task] if params.task else "") or _task_of(question, answer),
                 modality=(cells[params.modality] if params.modality else "") or "image",
                 patient=cells[params.patient] if params.patient else sample,
                 split=cells[params.split] if params.split else None,
                 row=str(row),
+                views=tuple(posixpath.normpath(cells[column]) for column in params.views.values()),
             ),
             "",
         )
@@ -142,17 +190,25 @@ class Vqa(Reader):
         """Returns the table as text without surrounding blanks; missing cells are empty."""
         params = self.params
         names = (params.image, params.question, params.answer)
-        named = (params.boxes, params.patient, params.task, params.modality, params.split)
+        named = (params.boxes, params.patient, params.task, params.modality, params.split, *params.views.values())
         wanted = [*names, *(name for name in named if name is not None)]
         if not path.name.endswith(".jsonl"):
             return read_table(path, wanted, REMEDY, is_public=not params.credentialed)
         return read_jsonl(path, wanted, REMEDY)
 
 
+def _task_of(question: str, answer: str) -> str:
+    """Returns the task of a question by its form. Unlike in Med-GRIT-270k, an answer with words beside its boxes is no
+    pure grounding (VG), whose words would not be scored.
+    """
+    task = likely_task(question, answer)
+    return "MII" if task == "VG" and words(answer) else task
+
+
 def _refuse_conflicts(items: Sequence[Item], path: Path) -> None:
-    """Raises CohortError if the questions about an image name different patients or parts."""
+    """Raises CohortError if the questions about an image name different patients, parts or views."""
     of_image = {item.sample: item for item in items}
-    for name, what in (("patient", "patients"), ("split", "parts")):
+    for name, what in (("patient", "patients"), ("split", "parts"), ("views", "views")):
         torn = {item.sample for item in items if getattr(item, name) != getattr(of_image[item.sample], name)}
         if torn:
             images = f"{len(torn)} image{'s' * (len(torn) > 1)}"
