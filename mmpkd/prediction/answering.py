@@ -48,24 +48,14 @@ class Answer:
     @property
     def boxes(self) -> list[Box]:
         """The boxes of the answer in pixels of the image."""
-        return self._in_pixels(self.text)
-
-    def _in_pixels(self, text: str) -> list[Box]:
-        height, width = self.image.shape[:2]
-        sides = np.array([width, height, width, height]) / GRID
-        return [Box(*(np.array(box) * sides).tolist()) for box in parse(text)]
+        return _in_pixels(self.text, self.image)
 
     def picture(self) -> Image.Image:
         """Returns the image with the boxes of the answer (solid, cyan) and of the question (dashed, orange), and below
         it question and answer. A box whose corners are in the wrong order is not drawn."""
-        shown = Image.fromarray(self.image).convert("RGB")
-        factor = min(max(1.0, MIN_SIDE / max(shown.size)), MAX_SIDE / max(shown.size))
-        shown = shown.resize((max(1, round(shown.width * factor)), max(1, round(shown.height * factor))))
-        draw = ImageDraw.Draw(shown)
-        for box in self._in_pixels(self.question):
-            _draw_box(draw, box, factor, ASKED, dashed=True)
-        for box in self.boxes:
-            _draw_box(draw, box, factor, ANSWERED, dashed=False)
+        height, width = self.image.shape[:2]
+        factor = min(max(1.0, MIN_SIDE / max(width, height)), MAX_SIDE / max(width, height))
+        shown = with_boxes(self.image, self.question, self.text, factor)
         width = max(shown.width, MIN_SIDE)
         notes = [f"warning: {'; '.join(self.warnings)}"] if self.warnings else []
         texts = [f"question: {self.question}", f"answer: {self.text or '(empty)'}", *notes]
@@ -139,6 +129,25 @@ class Answerer:
         if not isinstance(tokens, Words):
             return []
         return [piece for piece in PIECE.findall(re.sub(r"<box>.*?</box>", " ", question)) if piece not in tokens.ids]
+
+
+def with_boxes(image: NDArray[np.uint8], question: str, answer: str, factor: float) -> Image.Image:
+    """Returns an image (H x W or H x W x 3), enlarged by a factor, with the boxes of an answer (solid, cyan) and of its
+    question (dashed, orange). Boxes in the texts are on the 0 to 1000 grid of the image."""
+    shown = Image.fromarray(image).convert("RGB")
+    shown = shown.resize((max(1, round(shown.width * factor)), max(1, round(shown.height * factor))))
+    draw = ImageDraw.Draw(shown)
+    for box in _in_pixels(question, image):
+        _draw_box(draw, box, factor, ASKED, dashed=True)
+    for box in _in_pixels(answer, image):
+        _draw_box(draw, box, factor, ANSWERED, dashed=False)
+    return shown
+
+
+def _in_pixels(text: str, image: NDArray[np.uint8]) -> list[Box]:
+    height, width = image.shape[:2]
+    sides = np.array([width, height, width, height]) / GRID
+    return [Box(*(np.array(box) * sides).tolist()) for box in parse(text)]
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, box: Box, factor: float, colour: tuple[int, int, int], dashed: bool) -> None:

@@ -34,7 +34,9 @@ ERRORS: Final = (
 AT_THE_END: Final = (
     "Pictures of where the students look, importances of parameters and the command of the sweep follow at the end."
 )
-ANSWERS_AT_THE_END: Final = "Importances of parameters and the command of the sweep follow at the end."
+ANSWERS_AT_THE_END: Final = (
+    "Pictures of answers, importances of parameters and the command of the sweep follow at the end."
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def write_report(
             f"<h3>Take a student, with its model card</h3>{commands(folder.name, storage, records, goals, select)}"
         )
     if ended is not None and ended.pictures:
-        parts["Where the students look"] = ended.pictures
+        parts["What the students answer" if are_of_answers(goals) else "Where the students look"] = ended.pictures
     if len(epochs) and goals:
         parts["Learning curves"] = curve_figures(epochs, records, goals, styles)
     if goals:

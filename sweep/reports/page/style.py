@@ -43,6 +43,7 @@ dl.bars dt {{ font-weight: 400; }} dl.bars i {{ display: inline-block; height: .
   overflow-wrap: break-word; }}
 .pictures img {{ width: 100%; display: block; image-rendering: auto; }}
 .pictures table {{ table-layout: fixed; }}
+.pictures p {{ font-size: .75em; line-height: 1.25; margin: .2em 0 .6em; overflow-wrap: anywhere; }}
 @media (max-width: 640px) {{
   table:not(.plain) td {{ min-width: 0; overflow-wrap: anywhere; }}
   table:not(.plain) thead {{ display: none; }}

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pytest
 
+from mmpkd.cohort.prepare import prepare
+from mmpkd.config import TrialConfig
+from mmpkd.train import train
 from sweep.reports.choosing import image_blind_verdict
 from sweep.reports.console import image_blind_scores
 from sweep.reports.page.answer import rows, sentences
 from sweep.reports.page.page import write_report
+from sweep.reports.page.pictures import pictures
 from sweep.reports.teachers import teachers_in_words
 from sweep.storage.layout import SweepFolder
+from sweep.students import read_answering_student
 from sweep.types import Record
 
 GOALS, ARMS = ("val/answer", "val/recall50"), ("none", "kd")
@@ -65,3 +73,44 @@ def test_the_report_speaks_of_no_region_map_or_verdict(tmp_path: Path) -> None:
     assert "by the mean training box" in page and "<title>val/answer 0.400 by the most frequent" in page
     for absent in ("ROI", "regions of interest", "where the students look", "python -m sweep.confirm", "map"):
         assert absent not in page, absent
+
+
+def test_answers_are_drawn_beside_the_true_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"depth": 1, "width": 16, "heads": 2}
+    config = TrialConfig.model_validate(
+        {
+            "cohort": {
+                "reader": "synthetic_vqa",
+                "image_size": 32,
+                "params": {"side": 32, "train": 12, "val": 8, "test": 8},
+            },
+            "student": {"kind": "vlm", "vision": small, "decoder": {**small, "mlp": 16}, "max_new_tokens": 3},
+            "epochs": 1,
+        }
+    )
+    folder = SweepFolder(tmp_path / "sweep")
+    train(config, tmp_path / "cache", folder.checkpoints_of(1) / "attempt-1")
+    store, trial = prepare(config.cohort, tmp_path / "cache"), record(1, 0.6, 0.02, config=config.model_dump_json())
+    student = read_answering_student(folder, 1)
+    answered = student.vlm.answer
+
+    def answer_with_markup(*arguments: Any, **options: Any) -> Any:
+        given = answered(*arguments, **options)
+        return given._replace(texts=[f"<b>{number}" for number, _ in enumerate(given.texts)])
+
+    monkeypatch.setattr("sweep.reports.page.pictures.read_answering_student", lambda *_: student)
+    monkeypatch.setattr(student.vlm, "answer", answer_with_markup)
+    shown = pictures(store, folder, [trial], ("none",), GOALS, "val/answer")
+    table = store.questions[store.questions["row"].isin(store.rows("val"))]
+    rows_shown = shown.split("<tbody>")[1].split("</tr>")[:-1]
+    assert len(rows_shown) == len(table["row"].unique()) == 8
+    assert shown.count("<img") == 2 * 8 and "trial 1: best of none by val/answer, best val/recall50" in shown
+    assert [f"<p><strong>&lt;b&gt;{number}</strong></p>" in row for number, row in enumerate(rows_shown)] == [
+        True
+    ] * 8, "in their order"
+    texts = [
+        f"<p><strong>{escape(answer)}</strong></p><p>{escape(question)}</p>"
+        for answer, question in zip(table["answer"], table["question"], strict=True)
+    ]
+    named = [table["task"].iloc[[text in row for text in texts].index(True)] for row in rows_shown]
+    assert named == ["GC", "MII", "RO", "VG"] * 2, "a question of each task in turn"
