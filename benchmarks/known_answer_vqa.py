@@ -18,9 +18,8 @@ epochs. The arms share one teacher for each seed, but for `corrected`: its teach
 its training items, because corrections need that. Scores are those of the last epoch on the validation images; no epoch
 is chosen. The number of steps was chosen on seed 100, with 400 images.
 
-This is the second declared run. The first one (seeds 0 to 4, at f4970c4) did not show the effect: it took 512 steps
-with a fainter texture, and its teacher, which spent a quarter of its items on hints, answered .79 of the questions on
-average (docs/results.md).
+The sizes are those of the second declared run. Neither it nor the first one shows the effect (docs/results.md): with a
+quarter of so few images the teacher answers no better than labels alone.
 
 The primary goal is `val/answer`. Claims: pseudo minus labels is above zero in it (95 % t interval over seeds), and
 shuffled minus labels is not; and the run reaches past the jump in localisation, so that the mean `val/recall50` of all
