@@ -36,7 +36,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks import campaign
-from benchmarks.campaign import source_hash, told, versions, write
+from benchmarks.campaign import in_words, source_hash, versions, write
 from benchmarks.repertoire import LOGITS
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
@@ -85,7 +85,7 @@ class Design:
 QUICK = Design(folds=(0, 1), seeds=(100, 101), epochs=1)
 
 
-def one(config: TrialConfig, cache: Path) -> Seen:
+def train_one(config: TrialConfig, cache: Path) -> Seen:
     """One run in a worker: what the exported student of the last epoch makes of each validation sample."""
     with tempfile.TemporaryDirectory() as folder:
         reports = train(config, cache, Path(folder))
@@ -173,7 +173,7 @@ class Scores:
 def tables(scores: Scores) -> Iterable[Table]:
     drawn = Table("teacher", "AUROC out of fold", "AUROC on validation", title="teachers, on what no student may see")
     for name in TEACHERS:
-        drawn.add_row(name, *(told(estimate(scores.teachers[name, part]), ".3f") for part in ("train", "val")))
+        drawn.add_row(name, *(in_words(estimate(scores.teachers[name, part]), ".3f") for part in ("train", "val")))
     yield drawn
     drawn = Table(
         "student",
@@ -185,12 +185,12 @@ def tables(scores: Scores) -> Iterable[Table]:
         cells = []
         for score in ("auroc", "mass"):
             value_SR = scores.students[arm, score]
-            cells += [told(estimate(value_SR.mean(axis=0)), ".3f"), f"{value_SR[:, 0].std(ddof=1):.3f}"]
+            cells += [in_words(estimate(value_SR.mean(axis=0)), ".3f"), f"{value_SR[:, 0].std(ddof=1):.3f}"]
             gain, spread = scores.gain(arm, score)
-            cells += ["", ""] if arm == NONE else [told(gain), f"{spread:.3f}"]
+            cells += ["", ""] if arm == NONE else [in_words(gain), f"{spread:.3f}"]
         drawn.add_row(arm, *cells)
     for name, value_R in scores.unseeing.items():
-        drawn.add_row(name, *([""] * 4), told(estimate(value_R), ".3f"))
+        drawn.add_row(name, *([""] * 4), in_words(estimate(value_R), ".3f"))
     yield drawn
 
 
@@ -212,7 +212,7 @@ def main() -> None:
         for fold in design.folds
     }
     kept = options.json and options.json.with_name(f"{options.json.name}.runs")
-    seen = campaign.run(configs, one, options.workers, options.cache, kept)
+    seen = campaign.run(configs, train_one, options.workers, options.cache, kept)
     scores = Scores(design, store, seen, answers)
     console = Console(width=150)
     for table in tables(scores):
@@ -225,8 +225,8 @@ def main() -> None:
             "students": {" ".join(key): estimate(value_SR.mean(axis=0)) for key, value_SR in scores.students.items()},
             "unseeing": {name: estimate(value_R) for name, value_R in scores.unseeing.items()},
         }
-        configs_told = [config.model_dump(mode="json", exclude={"cohort": {"root"}}) for config in configs.values()]
-        content = {"command": sys.argv, "versions": versions(), "source": source_hash(), "configs": configs_told}
+        listed = [config.model_dump(mode="json", exclude={"cohort": {"root"}}) for config in configs.values()]
+        content = {"command": sys.argv, "versions": versions(), "source": source_hash(), "configs": listed}
         write(options.json, content | figures)
     seconds = [sum(values["seconds"]) for values in seen.values()]
     print(f"{len(seen)} runs of {np.mean(seconds):.0f} s; minus none, above zero: ", end="")

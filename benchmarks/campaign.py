@@ -1,4 +1,4 @@
-"""What campaigns of trainings share: runs in worker processes, kept and not run again, and how figures are told."""
+"""What campaigns of trainings share: runs in worker processes, kept and not run again, and how figures are written."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ Scores = dict[str, dict[int, dict[str, float]]]  # arm, seed, score
 
 def run(
     configs: Mapping[Key, TrialConfig],
-    one: Callable[[TrialConfig, Path], Any],
+    train_one: Callable[[TrialConfig, Path], Any],
     workers: int,
     cache: Path,
     kept: Path | None = None,
 ) -> dict[Key, Any]:
-    """What `one` says of every configuration, in their order; runs that `kept` holds already are left out.
+    """Returns what `train_one` returns for every configuration, in their order. Runs that `kept` holds are left out.
 
     A kept run is found by its configuration, the source of `mmpkd` and the versions beneath it.
 
     Args:
-        one: a module's function, of a configuration and the cache; JSON can hold what it returns.
+        train_one: a module's function, of a configuration and the cache; JSON can hold what it returns.
     """
     code = fingerprint([source_hash(), versions()])
     done: dict[str, Any] = json.loads(kept.read_text()) if kept and kept.exists() else {}
@@ -51,7 +51,7 @@ def run(
     spawn = multiprocessing.get_context("spawn")  # a forked torch would inherit locks
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool, Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("runs", total=len(configs), completed=len(configs) - len(missing))
-        futures = {pool.submit(one, configs[key], cache): key for key in missing}
+        futures = {pool.submit(train_one, configs[key], cache): key for key in missing}
         for future in as_completed(futures):
             done[address[futures[future]]] = future.result()
             progress.advance(bar)
@@ -127,5 +127,6 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(beside, path)
 
 
-def told(interval: Interval, form: str = "+.3f") -> str:
+def in_words(interval: Interval, form: str = "+.3f") -> str:
+    """Returns the mean and the bounds of an interval as text."""
     return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"

@@ -34,7 +34,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks import campaign
-from benchmarks.campaign import Scores, difference, told
+from benchmarks.campaign import Scores, difference, in_words
 from mmpkd import checkpoint
 from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
@@ -63,7 +63,7 @@ def config_of(arm: str, seed: int) -> TrialConfig:
     return TrialConfig.model_validate(content | {"seed": seed, "threads": 1})
 
 
-def one(config: TrialConfig, cache: Path) -> dict[str, float]:
+def train_one(config: TrialConfig, cache: Path) -> dict[str, float]:
     """One run in a worker: the scores of the last epoch's student on the test patients, and its seconds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -90,7 +90,7 @@ def table(scores: Scores) -> Table:
         cells = []
         for score in SCORES:
             cells.append(f"{np.mean([values[score] for values in scores[arm].values()]):.3f}")
-            cells.append("" if arm == "none" else told(difference(scores, score, arm, "none")))
+            cells.append("" if arm == "none" else in_words(difference(scores, score, arm, "none")))
         drawn.add_row(variant, *cells, f"{np.mean([values['seconds'] for values in scores[arm].values()]):.0f}")
     return drawn
 
@@ -99,8 +99,8 @@ def verdicts(scores: Scores) -> dict[str, bool]:
     """Each claim, with its numbers, and whether it holds."""
     superior, joint = (difference(scores, "balanced_accuracy", arm, "none") for arm in ("superior", "guided_joint"))
     return {
-        f"S minus I {told(superior)} is above zero": superior.low > 0,
-        f"G(I)+I minus I {told(joint)} is not below -{MARGIN}": joint.mean >= -MARGIN,
+        f"S minus I {in_words(superior)} is above zero": superior.low > 0,
+        f"G(I)+I minus I {in_words(joint)} is not below -{MARGIN}": joint.mean >= -MARGIN,
     }
 
 
@@ -109,7 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     seeds = campaign.seeds_of(parser, options.seeds, SEEDS)
     configs = {(arm, seed): config_of(arm, seed) for seed in seeds for arm in VARIANTS}
-    done = campaign.run(configs, one, options.workers, options.cache)
+    done = campaign.run(configs, train_one, options.workers, options.cache)
     scores: Scores = {arm: {seed: done[arm, seed] for seed in seeds} for arm in VARIANTS}
     Console(width=160).print(table(scores))
     figures = {"scores": scores, "claims": verdicts(scores)}

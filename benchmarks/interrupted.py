@@ -59,7 +59,7 @@ from benchmarks.witness import (
     faults,
     lines_of,
     logged,
-    told,
+    recorded,
 )
 from mmpkd.machine.resources import cores
 
@@ -142,12 +142,12 @@ def interrupt(start: Callable[[], Driver], folder: Path, moments: Iterable[tuple
 
 
 def kill(driver: Driver, folder: Path, due: float, wait: float, watch: Watch) -> None:
-    started, before, first = time.time(), told(folder)["epoch"], None
+    started, before, first = time.time(), recorded(folder)["epoch"], None
     while first is None or time.monotonic() - first < wait:
         if driver.poll() is not None:
             raise SystemExit(f"the driver ended by itself before it was killed; more trials= would last: {folder}")
         watch.look()
-        if first is None and (now := told(folder))["epoch"] > before and now["end"] >= due:
+        if first is None and (now := recorded(folder))["epoch"] > before and now["end"] >= due:
             first = time.monotonic()
         time.sleep(0.02)
     family = dict(descendants(driver.pid))
@@ -159,7 +159,7 @@ def kill(driver: Driver, folder: Path, due: float, wait: float, watch: Watch) ->
     lines = [line for line in lines_of(folder) if line.time > started]
     family |= {line.pid: "a worker" for line in lines}  # of a Ray that outlives its drivers
     in_flight = tuple(sorted({line.number for line in lines} - done))
-    watch.kills.append(Kill(told(folder)["epoch"] - before, wait, len(done), in_flight, since, at, family))
+    watch.kills.append(Kill(recorded(folder)["epoch"] - before, wait, len(done), in_flight, since, at, family))
 
 
 def disagreements(folder: Path, tracking: str, trials: int) -> list[str]:
@@ -196,8 +196,8 @@ def disagreements(folder: Path, tracking: str, trials: int) -> list[str]:
 def _final_states(journal: Path) -> Counter[int]:
     """How many trials were told how many final states, by the lines of the journal itself."""
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    told = [one for one in lines if one["op_code"] == TELLS_STATE and one["state"] in FINISHED]
-    return Counter(Counter(one["trial_id"] for one in told).values())
+    finished = [one for one in lines if one["op_code"] == TELLS_STATE and one["state"] in FINISHED]
+    return Counter(Counter(one["trial_id"] for one in finished).values())
 
 
 def _from_optuna(folder: Path) -> list[tuple[int, str, list[float]]]:

@@ -42,7 +42,7 @@ from scipy.stats import ttest_1samp
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 
 from benchmarks import campaign
-from benchmarks.campaign import Scores, difference, differences, told
+from benchmarks.campaign import Scores, difference, differences, in_words
 from benchmarks.repertoire import FAINT, FLIPS, NETWORK, ROWS, SMOOTHING
 from mmpkd.config import TrialConfig
 from mmpkd.scoring.stats import Interval, holm
@@ -105,7 +105,7 @@ class Design:
 QUICK = Design(seeds=(100, 101, 102), epochs=10, depth=2, arms=("none", "distilled", "shuffled"))
 
 
-def one(config: TrialConfig, cache: Path) -> dict[str, float]:
+def train_one(config: TrialConfig, cache: Path) -> dict[str, float]:
     """One run in a worker: the last epoch's scores, the teacher's own, and the seconds of all epochs."""
     reports = train(config, cache)
     last = reports[-1].metrics
@@ -115,7 +115,7 @@ def one(config: TrialConfig, cache: Path) -> dict[str, float]:
 
 def run(design: Design, workers: int, cache: Path, kept: Path | None = None) -> Scores:
     """All runs of a design, those that `kept` holds already left out."""
-    done = campaign.run(design.configs(), one, workers, cache, kept)
+    done = campaign.run(design.configs(), train_one, workers, cache, kept)
     return {arm: {seed: done[arm, seed] for seed in design.seeds} for arm in design.arms}
 
 
@@ -124,7 +124,7 @@ def verdicts(scores: Scores) -> dict[str, bool]:
     claims = {}
     for goal in GOALS:
         real, control = difference(scores, goal, "distilled", "none"), difference(scores, goal, "shuffled", "none")
-        claims[f"{goal}: distilled minus none {told(real)} is above zero"] = real.low > 0
+        claims[f"{goal}: distilled minus none {in_words(real)} is above zero"] = real.low > 0
         share = control.mean / real.mean
         claims[f"{goal}: the shuffled control's gain is {share:.2f} of the real one, under {LARGEST_SHARE}"] = (
             real.mean > 0 and share < LARGEST_SHARE
@@ -177,9 +177,9 @@ def table_of_all(scores: Scores) -> Table:
         cells, control = [], f"{arm}, shuffled"
         for goal in GOALS:
             cells.append(f"{np.mean([values[goal] for values in scores[arm].values()]):.3f}")
-            cells.append("" if arm == baseline(arm) else told(difference(scores, goal, arm, baseline(arm))))
+            cells.append("" if arm == baseline(arm) else in_words(difference(scores, goal, arm, baseline(arm))))
             cells.append(f"{found[arm, goal][1]:.4f}" if arm in ROWS else "")
-            cells.append(told(difference(scores, goal, control, baseline(arm))) if arm in ROWS else "")
+            cells.append(in_words(difference(scores, goal, control, baseline(arm))) if arm in ROWS else "")
         drawn.add_row(arm, *cells, f"{np.mean([values['seconds'] for values in scores[arm].values()]):.0f}")
     return drawn
 
@@ -203,7 +203,7 @@ def tables(scores: Scores) -> Iterable[Table]:
     ):
         if treated in scores and control in scores:
             pairs.add_row(
-                f"{treated} - {control}", *(told(difference(scores, goal, treated, control)) for goal in GOALS)
+                f"{treated} - {control}", *(in_words(difference(scores, goal, treated, control)) for goal in GOALS)
             )
     yield pairs
 

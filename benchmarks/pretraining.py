@@ -27,7 +27,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks import campaign
-from benchmarks.campaign import Scores, difference, told
+from benchmarks.campaign import Scores, difference, in_words
 from mmpkd.config import TrialConfig
 from mmpkd.train import train
 
@@ -72,7 +72,7 @@ def tables(scores: Scores) -> tuple[Table, Table]:
         arms.add_row(arm, *cells, f"{np.mean(columns['seconds']):.0f}")
     pairs = Table("paired difference", *SCORES, title="mean [95 % t interval over seeds]")
     for pair in PAIRS:
-        pairs.add_row(" - ".join(pair), *(told(difference(scores, score, *pair)) for score in SCORES))
+        pairs.add_row(" - ".join(pair), *(in_words(difference(scores, score, *pair)) for score in SCORES))
     return arms, pairs
 
 
@@ -87,7 +87,7 @@ def main() -> None:
     for table in tables(scores):
         Console(width=100).print(table)
     gain = difference(scores, "val/auroc", "several", "scratch")
-    claims = {f"val/auroc: several minus scratch {told(gain)} is above zero": gain.low > 0}
+    claims = {f"val/auroc: several minus scratch {in_words(gain)} is above zero": gain.low > 0}
     figures = {"scores": scores, "claims": claims}
     campaign.conclude(options.json, configs.values(), figures, f"pre-training, {len(seeds)} seeds")
 

@@ -113,8 +113,8 @@ def plain(history: int, trials: int, seed: int, place: Path) -> dict[str, float]
     for _ in range(history):
         trial = before.ask()
         optimizer = ask(trial)["optimizer"]
-        told = metrics_of(optimizer["lr"], optimizer["weight_decay"], 2, noise)
-        before.tell(trial, [told[goal] for goal in GOALS])
+        scores = metrics_of(optimizer["lr"], optimizer["weight_decay"], 2, noise)
+        before.tell(trial, [scores[goal] for goal in GOALS])
     search = OptunaSearch(ask, metric=list(GOALS), mode=["max", "max"], storage=storage, study_name="plain", seed=seed)
     tuner = tune.Tuner(
         tune.with_resources(Plain, {"cpu": 1}),

@@ -131,18 +131,18 @@ def begin_after(history: int, space: Space, options: RunOptions, noise: random.R
         proposal = samplers[list(samplers)[number % len(samplers)]].propose(number)
         assert proposal is not None
         arm, optimizer = proposal.arm, proposal.config.optimizer
-        told = [metrics_of(optimizer.lr, optimizer.weight_decay, epoch, noise) for epoch in (1, 2)]
-        values = [tuple(one[goal] for goal in GOALS) for one in told]
+        reported = [metrics_of(optimizer.lr, optimizer.weight_decay, epoch, noise) for epoch in (1, 2)]
+        values = [tuple(one[goal] for goal in GOALS) for one in reported]
         goes_on = noise.random() < 0.5
         epochs, state = (2, "complete") if goes_on else (1, "pruned")
         studies.start(number, proposal, proposal.config)
         spool.append(TrialStarted(number=number, arm=arm, params={}, tags={}, devices=1.0))
         for epoch in range(1, epochs + 1):
-            said_of = {"seconds": 0.01, "metrics": told[epoch - 1], "terms": {"task": 1.0}}
+            said_of = {"seconds": 0.01, "metrics": reported[epoch - 1], "terms": {"task": 1.0}}
             spool.append(EpochEnded(number=number, arm=arm, devices=1.0, epoch=epoch, **said_of))
         studies.record_arrival(Arrival(number, arm, 1, values[0], goes_on))
         spent = 0.01 * epochs
-        ending = Ending(state, epochs, spent, spent, told[epochs - 1], learned=None if goes_on else values[1])
+        ending = Ending(state, epochs, spent, spent, reported[epochs - 1], learned=None if goes_on else values[1])
         studies.end(number, ending)
         spool.append(TrialEnded(number=number, state=state, error="", cause=""))
     options.folder.spool_sent.write_text(f"{spool.path.stat().st_size} {fingerprint(options.tracking_uri)}\n")

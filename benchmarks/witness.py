@@ -73,14 +73,14 @@ def lines_of(folder: Path) -> list[Line]:
 
 
 def events_of(folder: Path) -> list[dict[str, Any]]:
-    """What the drivers have told so far."""
+    """Returns what the drivers have recorded so far."""
     spool = folder / "spool.jsonl"
     lines = spool.read_bytes().splitlines(keepends=True) if spool.exists() else []
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
-def told(folder: Path) -> Counter[str]:
-    """How many events of each kind the drivers have told."""
+def recorded(folder: Path) -> Counter[str]:
+    """Returns how many events of each kind the drivers have recorded."""
     return Counter(event["event"] for event in events_of(folder))
 
 
@@ -177,8 +177,8 @@ def faults(
         without_copies: intervals in which none could be copied, as `time.time()`.
     """
     wrong = []
-    told = Counter((one["number"], one["epoch"]) for one in events_of(folder) if one["event"] == "epoch")
-    wrong += [f"trial {number}: epoch {epoch} was told {n} times" for (number, epoch), n in told.items() if n > 1]
+    times = Counter((one["number"], one["epoch"]) for one in events_of(folder) if one["event"] == "epoch")
+    wrong += [f"trial {number}: epoch {epoch} was recorded {n} times" for (number, epoch), n in times.items() if n > 1]
     ended_at = {one["number"]: one["time"] for one in events_of(folder) if one["event"] == "end"}
     by_trial: dict[int, list[Line]] = defaultdict(list)
     for line in sorted(lines):

@@ -37,7 +37,7 @@ from tests.sweep import fake
 from tests.sweep.picked_sweep import write_student
 from tests.sweep.verdict.confirmed_sweep import TASKS, confirmed
 
-KILLS = 10
+KILLS = 20
 
 
 class Killed(BaseException):
@@ -220,7 +220,7 @@ def test_kills_at_random_moments_end_in_the_same_verdict(
     monkeypatch.setattr(Spool, "append", dying(Spool.append))
     monkeypatch.setattr(Place, "write_bytes", dying(Place.write_bytes))
     for _ in range(KILLS):
-        left[0] = chance.randint(1, 40)
+        left[0] = chance.randint(1, 20)
         with suppress(Killed):
             confirmed(fresh)
             break
