@@ -59,7 +59,7 @@ def test_every_slot_of_a_cluster_that_changes_works(cluster: LocalCluster, tmp_p
         known = subprocess.run([sys.executable, "-c", REQUESTS], capture_output=True, text=True, check=True)
         assert known.stdout.split()[-1] == "4", "what an autoscaler sees"
 
-        small, large = cluster.add(cpus=1, wait=False), cluster.add(cpus=2, wait=False)
+        small, large = cluster.add(cpus=1), cluster.add(cpus=2)
         eventually(lambda: len(set(trained(tmp_path / "fake"))) == 3, driver)
         assert sorted(node for node, _ in set(trained(tmp_path / "fake"))) == [small.name, large.name, large.name]
 
