@@ -131,7 +131,7 @@ def goals_of(search: SearchConfig, facts: Facts | None, findings: Findings) -> t
             others = [goal for goal in default if goal.startswith("val/auroc") != selected_goal.startswith("val/auroc")]
             problem += f"; name them: search.maximize=[{', '.join([selected_goal, *others])}]"
         elif default:
-            problem += f"; name the goal by which best.yaml is chosen: search.select={default[0]}"
+            problem += f"; name the goal by which the best trial is chosen: search.select={default[0]}"
         findings.append("search.select", problem)
     return default
 

@@ -103,8 +103,8 @@ class Price:
             "  starting Ray and workers, some seconds each, and fitting teachers come on top",
             f"  arms share {shared} (search.equal={self.equal}); each gets:",
             *(
-                f"    {arm.arm}: {arm.trials} trials, {arm.hours:.3g} device-hours{_stopped(arm)}; "
-                f"{_span(arm.low, arm.high)} s of a device for a trial"
+                f"    {arm.arm}: {arm.trials} trial{'s' * (arm.trials != 1)}, {arm.hours:.3g} device-hours"
+                f"{_stopped(arm)}; {_span(arm.low, arm.high)} s of a device for a trial"
                 for arm in self.arms
             ),
             f"  fitting teachers: {clock(self.teacher_seconds)} once (0 s if cached), not included above",
@@ -247,8 +247,10 @@ def _warnings(
         if arm.trials * affordable < MIN_BRANCH_TRIALS * ways and free:
             dimensions = f"{free} dimension{'s' * (free != 1)}"
             plural = f"{ways} branches of up to {dimensions}" if ways > 1 else dimensions
+            about = round(arm.trials * affordable)
+            give = "trial gives" if about == 1 else "trials give"
             warnings.append(
-                f"arm {arm.arm}: about {arm.trials * affordable:.0f} trials give only a first impression of {plural}; "
+                f"arm {arm.arm}: about {about} {give} only a first impression of {plural}; "
                 f"{MIN_BRANCH_TRIALS * ways} are advisable ({MIN_BRANCH_TRIALS} for each branch)"
             )
     folds = validation_folds(store, example.cohort.fold, space.search.repeats)

@@ -9,7 +9,7 @@ ${oc.env:NAME}            an environment variable
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -119,6 +119,34 @@ def override(content: dict[Any, Any], assignment: str, mistakes: list[Mistake], 
             mistakes.append(Mistake(f"arms.{keys[1]}", f"no such arm{near(keys[1], map(str, arms))}"))
             return
     _set(content, keys, value["value"], "", mistakes)
+
+
+def shadowed(content: Mapping[Any, Any], assignment: str) -> Mistake | None:
+    """Returns a mistake if an override of what all arms share would change nothing where the file says it: in arms that
+    set a value of their own, while the shared part has none or every arm has its own.
+
+    Args:
+        content: the space as it stands in its files, without overrides.
+    """
+    key = assignment.partition("=")[0]
+    keys, arms = key.split("."), content["arms"]
+    if keys[0] in ("arms", "search", *SHORTCUTS) or not isinstance(arms, dict):
+        return None
+    on = [str(arm) for arm, own in arms.items() if own is not False]
+    keep = [str(arm) for arm, own in arms.items() if own is not False and _sets(own, keys)]
+    if not keep or (_sets(content, keys) and keep != on):
+        return None
+    remedy = " ".join(f"arms.{arm}.{assignment}" for arm in keep)
+    return Mistake(key, f"would not change arms that set a value of their own ({', '.join(keep)}); write {remedy}")
+
+
+def _sets(node: Any, keys: Sequence[str]) -> bool:
+    """Returns whether a value, not a section, stands at a path of plain keys."""
+    for key in keys:
+        if not isinstance(node, dict) or lone_word(node) or key not in node:
+            return False
+        node = node[key]
+    return not isinstance(node, dict) or lone_word(node) is not None
 
 
 def _set(node: dict[Any, Any], keys: Sequence[str], value: Any, path: str, mistakes: list[Mistake]) -> None:

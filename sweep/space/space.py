@@ -29,7 +29,7 @@ from mmpkd.types import ConfigError, Mistake
 from sweep.selection import rule_of
 from sweep.space.draw import BoundsChooser, draw, leaf_name
 from sweep.space.grammar import REFERENCE, Fixed, Node, OneOf, Tree, distributions, lay_over, lone_word, parse
-from sweep.space.loading import SHORTCUTS, override, read, resolved
+from sweep.space.loading import SHORTCUTS, override, read, resolved, shadowed
 from sweep.space.points import values_of_point
 from sweep.space.references import bind
 from sweep.space.search_config import SCORES, SearchConfig
@@ -111,6 +111,7 @@ def load_space(
         content = read(word)
     except ConfigError as error:
         return None, list(error.mistakes)
+    mistakes += [mistake for assignment in overrides if (mistake := shadowed(content, assignment)) is not None]
     for assignment in overrides:
         override(content, assignment, mistakes, (*PATHS_OF_SPACE, *SHORTCUTS, *words))
     raw = resolved(content, (*SHARED, "search"), mistakes)

@@ -181,7 +181,7 @@ def test_workers_that_cannot_write_end_the_sweep_after_the_patience_and_fail_no_
         raise OSError(errno.ENOSPC, "No space left on device", "last.pt")
 
     with pytest.raises(UserError, match=r"\(No space left on device\), in a worker"):
-        ran(tmp_path, "trials=2", "patience=3s", functions=running(run))
+        ran(tmp_path, "trials=2", "patience=1s", functions=running(run))
     assert set(states(tmp_path)) == {"RUNNING"}
     assert ran(tmp_path, "trials=2", ONE_WORKER)[0] == 0
     assert states(tmp_path) == {"COMPLETE": 2}
@@ -200,11 +200,11 @@ def test_a_worker_that_is_stopped_is_ended_and_its_trial_continued(
 
         run_training(job, folder, resume, report_and_stop)
 
-    for name, seconds in {"SHORTEST_SECONDS": 8.0, "EPOCHS": 0.0, "LOOK_SECONDS": 1.0}.items():
+    for name, seconds in {"SHORTEST_SECONDS": 5.0, "EPOCHS": 0.0, "LOOK_SECONDS": 1.0}.items():
         monkeypatch.setattr(watchdog, name, seconds)
     status, text = ran(tmp_path, "trials=3", ONE_WORKER, functions=running(run))
     assert status == 0 and states(tmp_path) == {"COMPLETE": 3} and trained_once(tmp_path)
-    assert text.count("trial 1 has not reported for 8 s (its longest epoch took ") == 1
+    assert text.count("trial 1 has not reported for 5 s (its longest epoch took ") == 1
     assert "its worker is ended, and the trial is continued from its last checkpoint" in " ".join(text.split())
 
 

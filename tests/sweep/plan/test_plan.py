@@ -236,7 +236,7 @@ def test_goals_follow_the_cohort_or_are_refused(file: Path, monkeypatch: pytest.
     ]
     assert mistakes(file, "search.select=val/pointing") == [
         "search.select: val/pointing is not among the goals of this cohort: val/auroc; "
-        "name the goal by which best.yaml is chosen: search.select=val/auroc"
+        "name the goal by which the best trial is chosen: search.select=val/auroc"
     ]
 
 

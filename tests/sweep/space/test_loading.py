@@ -115,6 +115,23 @@ def test_an_override_that_leads_nowhere_is_a_mistake(file: Path, override: str, 
     assert str(found).startswith(mistake)
 
 
+def test_an_override_that_arms_shadow_names_what_changes_them(tmp_path: Path):
+    """Without it, an override would silently change only the arms that have no value of their own."""
+    file = tmp_path / "shadow.yaml"
+    arms = {"none": "{}", "soft": "{optimizer: {weight_decay: 0.1}}", "deep": "{optimizer: {weight_decay: 0.3}}"}
+    text = SPACE.partition("arms:")[0] + "arms:\n" + "".join(f"  {arm}: {own}\n" for arm, own in arms.items())
+    file.write_text(text)
+    problem = "would not change arms that set a value of their own (soft, deep); write "
+    remedy = "arms.soft.optimizer.weight_decay=0.2 arms.deep.optimizer.weight_decay=0.2"
+    _, mistakes = load_space(str(file), ["optimizer.weight_decay=0.2"])
+    assert mistakes == [Mistake("optimizer.weight_decay", problem + remedy)]
+    assert load_space(str(file), remedy.split())[1] == []
+    file.write_text(text.replace("batch_size: 16", "batch_size: 16, weight_decay: 0"))
+    assert load_space(str(file), ["optimizer.weight_decay=0.2"])[1] == [], "the shared value is that of the arm none"
+    file.write_text(file.read_text().replace("none: {}", "none: {optimizer: {weight_decay: 0}}"))
+    assert len(load_space(str(file), ["optimizer.weight_decay=0.2"])[1]) == 1, "every arm has its own"
+
+
 def test_references_are_resolved_after_overrides(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv("DATA_ROOT", raising=False)
     file.write_text(
