@@ -42,12 +42,14 @@ clean:  ## Remove .venv and tool caches; runs/ and cache/ stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Redone when the requirements change. The stamp comes last, so an interrupted install is redone too.
-# uv trusts the machine's certificates, like pip: hospital networks often bring their own.
+# uv trusts the machine's certificates, like pip: hospital networks often bring their own. Our own code is compiled too,
+# because where PYTHONDONTWRITEBYTECODE is set, every worker would otherwise compile it again.
 $(INSTALLED): pyproject.toml constraints.txt tests/sweep/moto.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: install one, or name it with make PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/python -m uv pip install --quiet --compile-bytecode --system-certs --python $(BIN)/python --constraint constraints.txt --editable '.[sweep,vlm,export,dev]'
+	$(BIN)/python -m compileall -q mmpkd sweep benchmarks tests
 	test -x .venv/moto/bin/python || $(PYTHON) -m venv .venv/moto
 	$(BIN)/python -m uv pip install --quiet --system-certs --python .venv/moto/bin/python --requirement tests/sweep/moto.txt
 	@touch $@

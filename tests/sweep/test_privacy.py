@@ -62,7 +62,7 @@ def test_nothing_planted_is_found_again(
                 "objectives": {"logits": {}},
             },
         },
-        "search": {"trials": 2},
+        "search": {"trials": 2, "at_a_time": 1},  # each worker loads torch, which takes longest
     }
     (tmp_path / "private.yaml").write_text(yaml.safe_dump(space))
     words = [f"space={tmp_path / 'private.yaml'}", f"storage={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]
