@@ -14,6 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack
 
+from mmpkd.scoring.stats import weighted_auroc
+
 ALARM = 0.9  # AUROC from which a single column is suspected of stating the label
 STATED = 0.98  # AUROC from which a report or a teacher is suspected; both may legitimately know much about a label
 MOST_WORDS = 5_000
@@ -70,10 +72,9 @@ def probe(
 
 
 def _auroc(target: NDArray[np.int64], score: NDArray[np.float64]) -> float:
-    """Returns the area under the ROC curve, rounded to four digits. scikit-learn's takes ten times as long."""
-    positives, negatives = score[target == 1], np.sort(score[target == 0])
-    below = np.searchsorted(negatives, positives) + np.searchsorted(negatives, positives, "right")  # ties count half
-    return round(float(below.mean()) / 2 / len(negatives), 4)
+    """Returns the area under the ROC curve, rounded to four digits."""
+    once = np.ones((1, len(target)))
+    return round(float(weighted_auroc(score[:, None], target[:, None], once.T, once)[0, 0]), 4)
 
 
 def probe_pairs(

@@ -28,9 +28,7 @@ class DamagedError(ValueError):
 def sealed(content: Mapping[str, Any], indent: int | None = None) -> str:
     """Returns an object as JSON with its checksum, in one line unless `indent` is given."""
     bare = json.dumps(content, indent=indent)
-    end = json.dumps({KEY: checksum(bare.encode())}, indent=indent)[1:]
-    comma = "" if not content else "," if indent is not None else ", "
-    return bare[: bare.rindex("\n}" if indent is not None and content else "}")] + comma + end
+    return json.dumps({**content, KEY: checksum(bare.encode())}, indent=indent)
 
 
 def unsealed(text: bytes, previous: str = "") -> dict[str, Any]:

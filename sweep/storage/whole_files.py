@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from mmpkd.machine.checksums import DamagedError, sealed, unsealed
-from mmpkd.machine.files import parse_own_yaml, write_atomically
+from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
 from sweep.patience import patiently
 from sweep.transfer.addresses import Place
@@ -63,7 +63,7 @@ def read_resolved_space(path: Path) -> dict[str, Any]:
     """
     remedy = f"delete it (rm {path}), and the command that began the sweep writes it anew"
     try:
-        content = parse_own_yaml(path.read_text())
+        content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         return {}
     except OSError as error:
