@@ -15,9 +15,11 @@ data=${1:-../shared/data} weights=${2:-../shared/weights}
 python=${PYTHON:-.venv/bin/python}
 limit=$((62 * 1024 * 1024)) # bytes that travel at most: 64 MiB, less a margin for names and blocks
 
-# The machine has torch, transformers, pandas, pyarrow, scikit-learn and what these need. It also has timm and typing
-# packages, in versions that are not known: mmpkd reads internals of timm, and pydantic wants new typing packages.
-missing=(pydantic pydantic-core annotated-types typing-extensions typing-inspection omegaconf pydicom nibabel timm)
+# The machine has torch, pandas, pyarrow, scikit-learn and what these need. It also has timm, transformers, peft and typing
+# packages, in other versions: mmpkd reads internals of timm, its vision-language students need transformers 5.23, and
+# pydantic wants new typing packages. The scores of answers need nltk and rouge-score.
+missing=(pydantic pydantic-core annotated-types typing-extensions typing-inspection omegaconf pydicom nibabel timm
+	transformers peft nltk defusedxml)
 
 if [ ! -d "$data/breast_lesions_usg" ]; then
 	echo "no such folder: $data/breast_lesions_usg; say where the data are: bash benchmarks/device.sh DATA" >&2
@@ -35,6 +37,7 @@ pins=$(for name in "${missing[@]}"; do grep "^$name==" constraints.txt; done)
 "$python" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
 	--implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
 	--platform manylinux2014_x86_64 -d .device/wheels $pins
+"$python" -m pip wheel -q --disable-pip-version-check --no-deps -w .device/wheels "$(grep '^rouge-score==' constraints.txt)"
 # Without the data of their own tests, the wheels are half as large.
 "$python" - .device/wheels/*.whl <<'STRIP'
 import os, re, sys, zipfile
