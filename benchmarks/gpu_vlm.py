@@ -11,7 +11,7 @@ Steps, losses, teacher and decoding are the product's own: `Learner.step`, `Fitt
 `Vlm.answer`. A row has the median of its timed steps. Operations are those that torch counts in one step, the teacher's
 included; their share of the peak refers to the measured rate of a product of two bfloat16 matrices (float32 on a CPU).
 Memory is the largest that torch gave to tensors, and that it reserved. Launches and waits of a step are those of
-`gpu_measure.profile_of`, for the smallest batch. What does not fit into memory is a row that says so. Files are written
+`gpu_measure.profile_of`. What does not fit into memory is a row that says so. Files are written
 after every row. `--quick` runs everything in seconds on a CPU, with tiny models under the same names.
 """
 
@@ -61,6 +61,7 @@ COLUMNS = {  # of the tables: what a column is called, and how its values are wr
     "allocated_gib": ("GiB of tensors", "{:.1f}"),
     "reserved_gib": ("GiB reserved", "{:.1f}"),
     "share_of_peak": ("share of the peak", "{:.1%}"),
+    "device_ms": ("ms of kernels", "{:,.1f}"),
     "launches": ("launches", "{:,.0f}"),
     "waits": ("waits", "{:,.0f}"),
     "note": ("", "{}"),
@@ -154,10 +155,9 @@ class Bench:
                 seconds = self._timed(partial(advance, 1), *self.scale.steps)
                 row |= {"ms": 1000 * seconds, "tokens_per_second": (visual + text) / seconds}
                 row |= _memory() | {"teraflop": counter.get_total_flops() / 1e12, "seconds": seconds}
-                if size == self.batch_sizes[0]:  # a larger batch launches as many kernels
-                    profile = profile_of(advance, (1, 2))
-                    row |= {"launches": profile.launches, "waits": profile.waits, "device_ms": profile.device_ms}
-                    row["table"] = profile.table
+                profile = profile_of(advance, (1, 2))
+                row |= {"launches": profile.launches, "waits": profile.waits, "device_ms": profile.device_ms}
+                row["table"] = profile.table
             except torch.cuda.OutOfMemoryError:
                 learner.optimizer.zero_grad(set_to_none=True)
                 row["note"] = "out of memory"

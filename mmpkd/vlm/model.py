@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from mmpkd.fit import autocast, seeded
 from mmpkd.types import ConfigError, Mistake
 from mmpkd.vlm.config import FAMILIES, PositionsConfig, VlmConfig
-from mmpkd.vlm.network import MERGE, network_config, network_of_folder, new_network, prepared, with_adapters
+from mmpkd.vlm.network import (
+    MERGE,
+    image_layout,
+    network_config,
+    network_of_folder,
+    new_network,
+    prepared,
+    with_adapters,
+)
 from mmpkd.vlm.rows import Rows
 from mmpkd.vlm.vocabulary import Processor, folder_facts, pixels_of_token
 
@@ -119,7 +127,9 @@ class Vlm(nn.Module):
     def _inputs(self, rows: Rows) -> dict[str, Any]:
         """Returns the arguments of the network. Each distinct image is encoded once, however many rows share it."""
         pixels, grid_M3 = self._patches(rows.image_MCHW)
-        encoded = self.base.model.get_image_features(pixels, grid_M3, return_dict=True)
+        base, (_, height, width) = self.base.model, grid_M3[0].tolist()
+        layout = image_layout(base.visual, height, width, len(grid_M3), pixels.device)
+        encoded = base.get_image_features(pixels, grid_M3, return_dict=True, **layout)
         order = rows.image_B.tolist()
         encoded.pooler_output = [encoded.pooler_output[index] for index in order]
         if "deepstack_features" in encoded:
@@ -133,7 +143,8 @@ class Vlm(nn.Module):
         }
 
     def _patches(self, image_MCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns normalised pixels patch by patch, in the order in which the image encoder reads them, and the grid.
+        """Returns normalised pixels patch by patch, in the order in which the image encoder reads them, and the grid of
+        each image, which stays on the CPU.
 
         The order is that of the library's `Qwen2VLImageProcessor`: the patches of a visual token are neighbours. Images
         of one channel are repeated for an encoder of three, and a single image stands for all frames of a patch.
@@ -148,7 +159,7 @@ class Vlm(nn.Module):
             0, 2, 5, 3, 6, 1, 4, 7
         )
         pixels = blocks.unsqueeze(6).expand(*[-1] * 6, frames, -1, -1).reshape(count * rows * columns, -1)
-        return pixels, torch.tensor([[1, rows, columns]] * count, device=pixels.device)
+        return pixels, torch.tensor([[1, rows, columns]] * count)
 
 
 class _Margins:

@@ -6,10 +6,12 @@ transformers and peft are imported where they are used, because most trainings h
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmpkd.types import ConfigError
 from mmpkd.vlm.config import LoraConfig, PositionsConfig, VlmConfig
@@ -102,6 +104,34 @@ def network_of_folder(folder: Path, channels: int) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         problem = f"the model in {folder} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})"
         raise ConfigError.at("student.model", f"{problem}; download it again with `hf download`") from error
+
+
+def image_layout(visual: Any, rows: int, columns: int, count: int, device: torch.device) -> dict[str, Tensor]:
+    """Returns further arguments of an image encoder for images of `rows` x `columns` patches, which must be equal.
+
+    They are the arguments that transformers otherwise makes from the grid of each image in turn, for which a GPU is
+    waited for several times in each image, and three times in each layer.
+    """
+    side = getattr(visual, "num_grid_per_side", None)  # Qwen3-VL alone has a table of positions
+    one_image = _layout_of_one(visual.spatial_merge_size, side, rows, columns, device)
+    layout = {name: values.repeat(count, 1) for name, values in one_image.items()}
+    # The ends of the images stay on the CPU, because the encoder splits them there.
+    return layout | {"cu_seqlens": rows * columns * torch.arange(count + 1, dtype=torch.int32)}
+
+
+@lru_cache(maxsize=8)
+def _layout_of_one(merge: int, side: int | None, rows: int, columns: int, device: torch.device) -> dict[str, Tensor]:
+    from transformers import vision_utils
+
+    grid_13 = torch.tensor([[1, rows, columns]])
+    layout = {"position_ids": vision_utils.get_vision_position_ids(grid_13, merge)}
+    if side is not None:
+        names = ("interp_indices", "interp_weights")
+        taps = vision_utils.get_vision_interpolation_indices_and_weights(
+            grid_13, side, mode="bilinear", align_corners=True, spatial_merge_size=merge
+        )
+        layout |= dict(zip(names, taps, strict=True))
+    return {name: values.to(device) for name, values in layout.items()}
 
 
 def with_adapters(network: Any, config: LoraConfig) -> Any:

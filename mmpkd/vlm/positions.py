@@ -26,36 +26,34 @@ def apply_rule(model: Any, rule: PositionsConfig) -> None:
     """Makes a model of the Qwen2-VL or Qwen3-VL families compute its positions by a rule, in training and decoding.
 
     The class of its base model becomes a subclass that overrides `get_rope_index`. The library has built or loaded the
-    model before, hence no weight changes. The default rule leaves the model as it is.
+    model before, hence no weight changes. With the default rule the positions are those of the library, which finds
+    them row by row and makes a GPU wait several times in each.
     """
-    if rule != PositionsConfig():
-        model.model.__class__ = _with_rule(type(model.model))  # type: ignore[arg-type]
-        model.model.rule = rule
+    model.model.__class__ = _with_rule(type(model.model))  # type: ignore[arg-type]
+    model.model.rule = rule
 
 
-def by_rule(stock_3BL: Tensor, token_types_BL: Tensor, mask_BL: Tensor, rule: PositionsConfig) -> Tensor:
-    """Returns the positions (3 x B x L) by a rule, from those of the library.
+def by_rule(token_types_BL: Tensor, mask_BL: Tensor, grid: tuple[int, int], rule: PositionsConfig) -> Tensor:
+    """Returns the positions (3 x B x L) of rows that have one image each. No device waits.
 
     Args:
         token_types_BL: 0 at text, 1 at visual tokens.
-        mask_BL: 0 on the padding, whose positions stay as they are.
+        mask_BL: 0 on the padding, whose positions are 0.
+        grid: rows and columns of the visual tokens of an image.
     """
-    positions_3BL = stock_3BL.clone()
-    strides = torch.tensor([1, rule.stride_height, rule.stride_width], dtype=stock_3BL.dtype)[:, None]
-    for row, (types_L, is_token_L) in enumerate(zip(token_types_BL, mask_BL.bool(), strict=True)):
-        place_N = is_token_L.nonzero().flatten()
-        stock_3N, types_N = stock_3BL[:, row, place_N], types_L[place_N]
-        borders = (types_N.diff().nonzero().flatten() + 1).tolist()
-        last = None
-        for start, end in zip([0, *borders], [*borders, len(place_N)], strict=True):
-            run_3N = stock_3N[:, start:end]
-            local_3N = run_3N - run_3N.min()
-            if types_N[start] != 0:
-                local_3N = local_3N * strides
-            placed_3N = local_3N + (0 if last is None else last + rule.border_gap)
-            positions_3BL[:, row, place_N[start:end]] = placed_3N
-            last = placed_3N.max()
-    return positions_3BL
+    rows, columns = grid
+    is_token_BL, is_visual_BL = mask_BL.bool(), token_types_BL != 0
+    place_BL, visual_BL = is_token_BL.cumsum(dim=1) - 1, is_visual_BL.cumsum(dim=1) - 1
+    is_before_BL = is_token_BL & (visual_BL < 0)
+    num_before_B1 = is_before_BL.sum(dim=1, keepdim=True)
+    first_B1 = num_before_B1 + (rule.border_gap - 1) * (num_before_B1 > 0)
+    height_BL = first_B1 + visual_BL // columns * rule.stride_height
+    width_BL = first_B1 + visual_BL % columns * rule.stride_width
+    last_B1 = first_B1 + max((rows - 1) * rule.stride_height, (columns - 1) * rule.stride_width)
+    behind_BL = last_B1 + rule.border_gap + place_BL - num_before_B1 - rows * columns
+    text_BL = torch.where(is_before_BL, place_BL, behind_BL)
+    image_3BL = torch.stack([first_B1.expand_as(height_BL), height_BL, width_BL])
+    return torch.where(is_visual_BL, image_3BL, text_BL).masked_fill(~is_token_BL, 0)
 
 
 @cache
@@ -67,21 +65,21 @@ def _with_rule(base: type) -> type:
             self,
             input_ids: Tensor,
             mm_token_type_ids: Tensor,
-            image_grid_thw: Tensor | None = None,
+            image_grid_thw: Tensor,
             video_grid_thw: Tensor | None = None,
             attention_mask: Tensor | None = None,
             **kwargs: Any,
         ) -> tuple[Tensor, Tensor]:
-            """Returns positions (3 x B x L), and for each row the largest position + 1 - its number of tokens."""
-            # The runs are found token by token: on the CPU, so that a GPU is waited for once and not in every row.
-            ids, types = input_ids.cpu(), mm_token_type_ids.cpu()
-            mask = torch.ones_like(ids) if attention_mask is None else attention_mask.cpu()
-            grid = None if image_grid_thw is None else image_grid_thw.cpu()
-            stock_3BL, _ = super().get_rope_index(ids, types, image_grid_thw=grid, attention_mask=mask)
-            positions_3BL = by_rule(stock_3BL, types, mask, self.rule)
-            largest_B = positions_3BL.masked_fill(~mask.bool(), -1).amax(dim=(0, 2))
-            delta_B1 = (largest_B + 1 - mask.sum(dim=1))[:, None]
-            return positions_3BL.to(input_ids.device), delta_B1.to(input_ids.device)
+            """Returns positions (3 x B x L), and for each row the largest position + 1 - its number of tokens.
+
+            The images have the same size, see `Rows`, and their grid is on the CPU.
+            """
+            mask_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            merge = self.config.vision_config.spatial_merge_size
+            _, rows, columns = image_grid_thw[0].tolist()
+            positions_3BL = by_rule(mm_token_type_ids, mask_BL, (rows // merge, columns // merge), self.rule)
+            delta_B1 = (positions_3BL.amax(dim=(0, 2)) + 1 - mask_BL.sum(dim=1))[:, None]
+            return positions_3BL, delta_B1
 
     Positioned.__name__ = Positioned.__qualname__ = base.__name__
     return Positioned

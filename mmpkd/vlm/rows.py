@@ -36,13 +36,13 @@ class Rows:
     mask_BL: Tensor  # 1 where a token stands, 0 on the padding
     token_types_BL: Tensor  # 1 at visual tokens, 0 elsewhere
     image_MCHW: Tensor  # uint8
-    image_B: Tensor  # the image of each row
+    image_B: Tensor  # the image of each row; it stays on the CPU, where images are put in order
     num_answer: int  # tokens of the longest answer
 
     def to(self, device: torch.device) -> Rows:
         """Returns the batch on a device."""
         values: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) and name != "image_B" else value
             for name, value in vars(self).items()
         }
         return Rows(**values)

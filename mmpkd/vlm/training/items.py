@@ -76,6 +76,12 @@ class Items:
         image_MCHW = torch.from_numpy(np.ascontiguousarray(self._images[distinct]))
         return batch(self._processor, encoded, image_MCHW, torch.from_numpy(image_B)).to(device)
 
+    def num_tokens(self, number: int, target: str) -> int:
+        """Returns the number of tokens of a target, its end included."""
+        answer = self._encoded(number, target, None).answer
+        assert answer is not None
+        return len(answer)
+
     def _encoded(self, number: int, target: str | None, hint: str | None) -> Item:
         """Returns an item as token ids. Each text is encoded once."""
         key = number, target, hint

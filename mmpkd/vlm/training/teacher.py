@@ -137,13 +137,13 @@ def _not_locked(lock: str, problem: str) -> TeacherError:
 
 
 def _write_logits(path: Path, teacher: FittedVlmTeacher, targets: Mapping[int, str], k: int) -> None:
-    items, values, words, ends = sorted(targets), [], [], [0]
-    for item in items:
-        kept = losses.most_likely(teacher.logits([item], targets).values_Tk, k)
+    items, values, words = sorted(targets), [], []
+    for start in range(0, len(items), teacher.batch_size):
+        kept = losses.most_likely(teacher.logits(items[start : start + teacher.batch_size], targets).values_Tk, k)
         assert kept.words_Tk is not None
         values.append(kept.values_Tk.cpu().numpy())
         words.append(kept.words_Tk.cpu().numpy().astype(np.int32))
-        ends.append(ends[-1] + len(values[-1]))
+    ends = np.cumsum([0, *(teacher.items.num_tokens(item, targets[item]) for item in items)])
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, items=items, ends=ends, values=np.concatenate(values), words=np.concatenate(words))
     partial.replace(path)

@@ -23,7 +23,7 @@ def example_positions(rule, padding=0):
     stock = torch.cat([torch.zeros(3, padding, dtype=torch.long), text[0], grid(3, 5, start=4), text[1]], dim=1)
     types = torch.tensor([[0] * (padding + 4) + [1] * 15 + [0] * 2])
     mask = torch.tensor([[0] * padding + [1] * 21])
-    return by_rule(stock[:, None], types, mask, rule)[:, 0], stock
+    return by_rule(types, mask, (3, 5), rule)[:, 0], stock
 
 
 @pytest.mark.parametrize(("gap", "image", "tail"), [(1, 4, 9), (2, 5, 11)])
@@ -59,15 +59,16 @@ def test_without_changes_logits_are_those_of_the_library_and_a_gap_changes_them(
         assert (changed.vlm(changed.rows) - by_library).abs().max() > 1e-4
 
 
-def test_the_rule_with_the_library_s_numbers_gives_its_positions(example, tiny_config):
-    """The subclass, which the default does not use, on whole rows with padding."""
-    case = example(tiny_config(gap=2))
+@pytest.mark.parametrize("model", ["qwen2_vl", "qwen3_vl"])
+def test_the_rule_with_the_library_s_numbers_gives_its_positions(model, example, tiny_config):
+    case = example(tiny_config(model))
     base, rows = case.vlm.base.model, case.rows
-    arguments = {"image_grid_thw": torch.tensor([[1, 4, 4]] * 3), "attention_mask": rows.mask_BL}
-    stock = super(type(base), base).get_rope_index(rows.input_ids_BL, rows.token_types_BL, **arguments)
-    base.rule = PositionsConfig()
-    mine = base.get_rope_index(rows.input_ids_BL, rows.token_types_BL, **arguments)
-    assert all(map(torch.equal, mine, stock))
+    assert not rows.mask_BL.all(), "some rows are padded"
+    for grid in ((4, 4), (2, 8)):
+        arguments = {"image_grid_thw": torch.tensor([[1, *grid]] * 3), "attention_mask": rows.mask_BL}
+        stock = super(type(base), base).get_rope_index(rows.input_ids_BL, rows.token_types_BL, **arguments)
+        mine = base.get_rope_index(rows.input_ids_BL, rows.token_types_BL, **arguments)
+        assert all(map(torch.equal, mine, stock))
 
 
 def seen_positions(case):

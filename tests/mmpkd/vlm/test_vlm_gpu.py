@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,25 @@ def test_a_training_with_a_teacher_learns_in_bfloat16_and_keeps_float32_weights(
     for name in ("task", "kl"):
         first, last = losses[0][name].item(), losses[-1][name].item()
         assert math.isfinite(first) and last < first
+
+
+def test_a_larger_batch_waits_for_the_gpu_no_more_often(tmp_path: Path) -> None:
+    """The library finds positions row by row and splits images layer by layer, and waits each time."""
+    run = run_of(config_with(**KL), tmp_path)
+
+    def waits(size: int) -> int:
+        chosen, targets = sorted(run.targets.at(0))[:size], run.targets.at(0)
+        run.learner.step(chosen, targets, {}, run.teacher_logits, 0.5, 0.5)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                run.learner.step(chosen, targets, {}, run.teacher_logits, 0.5, 0.5)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in seen)
+
+    assert 0 < waits(4) == waits(16) < 20
 
 
 def test_answers_in_batches_are_those_of_single_questions(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from transformers import Qwen2VLImageProcessor
 
 from mmpkd.vlm.config import DecoderConfig, LoraConfig, VisionConfig
 from mmpkd.vlm.model import build, check
+from mmpkd.vlm.network import image_layout
 from mmpkd.vlm.rows import batch
 from mmpkd.vlm.training.losses import answer_tokens, cross_entropy
 
@@ -30,6 +31,15 @@ def test_rows_of_a_batch_do_not_depend_on_each_other(model, example, tiny_config
             assert (logits_BAV[index][keep] - logits[0]).abs().max() < 1e-5
             question = batch(case.processor, [single._replace(answer=None)], case.image_MCHW[image : image + 1], [0])
             assert case.vlm.answer(question, 5).texts == [answers.texts[index]]
+
+
+@pytest.mark.parametrize("model", ["qwen2_vl", "qwen3_vl"])
+def test_the_layout_of_images_is_what_the_library_makes_of_their_grids(model, example, tiny_config):
+    case = example(tiny_config(model))
+    pixels, grid = case.vlm._patches(case.image_MCHW)
+    layout = image_layout(case.vlm.base.model.visual, 4, 4, 2, pixels.device)
+    stock, mine = (case.vlm.base.model.get_image_features(pixels, grid, **more).pooler_output for more in ({}, layout))
+    assert all(map(torch.equal, stock, mine))
 
 
 def test_the_loss_reads_answers_only_and_reaches_all_weights(example, tiny_config):
