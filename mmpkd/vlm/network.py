@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmpkd.types import ConfigError
 from mmpkd.vlm.config import LoraConfig, PositionsConfig, VlmConfig
@@ -24,9 +25,11 @@ LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|do
 
 def prepared(network: Any, rule: PositionsConfig) -> Any:
     """Returns a network of transformers with the rule of positions, and without the decoding options of its folder."""
-    from transformers import GenerationConfig
+    from transformers import AttentionInterface, GenerationConfig
 
     apply_rule(network, rule)
+    AttentionInterface.register("within_images", within_images)
+    network.set_attn_implementation({"vision_config": "within_images"})
     network.generation_config = GenerationConfig()
     return network
 
@@ -106,17 +109,33 @@ def network_of_folder(folder: Path, channels: int) -> Any:
         raise ConfigError.at("student.model", f"{problem}; download it again with `hf download`") from error
 
 
-def image_layout(visual: Any, rows: int, columns: int, count: int, device: torch.device) -> dict[str, Tensor]:
+def image_layout(visual: Any, rows: int, columns: int, count: int, device: torch.device) -> dict[str, Any]:
     """Returns further arguments of an image encoder for images of `rows` x `columns` patches, which must be equal.
 
     They are the arguments that transformers otherwise makes from the grid of each image in turn, for which a GPU is
-    waited for several times in each image, and three times in each layer.
+    waited for several times in each image, and three times in each layer. Its attention would take the images one by
+    one as well: to it all are one image, which `within_images` splits.
     """
     side = getattr(visual, "num_grid_per_side", None)  # Qwen3-VL alone has a table of positions
     one_image = _layout_of_one(visual.spatial_merge_size, side, rows, columns, device)
     layout = {name: values.repeat(count, 1) for name, values in one_image.items()}
-    # The ends of the images stay on the CPU, because the encoder splits them there.
-    return layout | {"cu_seqlens": rows * columns * torch.arange(count + 1, dtype=torch.int32)}
+    # The ends stay on the CPU, because the encoder splits there.
+    return layout | {"cu_seqlens": torch.tensor([0, count * rows * columns], dtype=torch.int32), "num_images": count}
+
+
+def within_images(
+    module: Any, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, attention_mask: None, **options: Any
+) -> tuple[Tensor, None]:
+    """Returns the attention (1 x T x H x D) of an image encoder to the tokens of the same image, of `num_images` equal
+    ones, or of one: a function for the `AttentionInterface` of transformers."""
+    query, key, value = (
+        each[0].unflatten(1, (options.get("num_images", 1), -1)).transpose(0, 1)
+        for each in (query_1HTD, key_1HTD, value_1HTD)
+    )
+    output_MHND = F.scaled_dot_product_attention(
+        query, key, value, dropout_p=options["dropout"], scale=options["scaling"]
+    )
+    return output_MHND.transpose(1, 2).flatten(0, 1)[None], None
 
 
 @lru_cache(maxsize=8)
