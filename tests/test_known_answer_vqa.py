@@ -44,7 +44,7 @@ def test_the_report_and_the_exit_status_are_those_of_the_claims(
 
 
 def test_every_arm_is_a_sound_configuration() -> None:
-    configs = replace(known_answer_vqa.Design(), images=16).configs()
+    configs = replace(known_answer_vqa.Design(seeds=(20, 21)), images=16).configs()
     of_seed = {arm: config for (arm, seed), config in configs.items() if seed == 20}
     assert set(of_seed) == set(known_answer_vqa.ARMS)
     assert not any(check(config, facts(config.cohort)) for config in of_seed.values())

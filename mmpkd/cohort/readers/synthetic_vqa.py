@@ -8,8 +8,9 @@ MII   is the lesion columnar?              yes, or no; both are equally frequent
 GC    describe the image                   a columnar lesion in the left half
 
 The answers are always true. The class is the lesion's texture, which is faint in the image and strong in the view
-`superior` of the same scene, so that a teacher can see what a student overlooks. With `labelled` below 1, the other
-training images have questions without answers.
+`superior` of the same scene, so that a teacher can see what a student overlooks. With `tint` above 0, the lesion's grey
+value there tells the class too, which a teacher learns from fewer images than a texture. With `labelled` below 1, the
+other training images have questions without answers.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class SyntheticVqaParams(Strict):
     side: Annotated[int, Field(ge=32)] = 48  # side of the image; `cohort.image_size` should be the same
     texture: Fraction = 0.16  # amplitude of the lesion's texture; the image noise has a standard deviation of 0.06
     darkness: Fraction = 0.08  # by how much the lesion is darker than its surroundings, which makes it easy to find
+    tint: Fraction = 0.0  # by how much, in `superior` alone, the three classes differ in how dark the lesion is
     labelled: Fraction = 1.0  # share of training images whose questions have answers
 
 
@@ -92,7 +94,8 @@ class SyntheticVqa(Reader):
         scene = self._scene(position)
         look = MODALITIES[str(self._table["modality"].iloc[position])]
         knobs = self.params
-        plain = scene.paint(texture=min(0.4, 3 * knobs.texture), grain=0.02, darkness=knobs.darkness)
+        tinted = knobs.darkness + (int(self._table["truth"].iloc[position]) - 1) * knobs.tint
+        plain = scene.paint(texture=min(0.4, 3 * knobs.texture), grain=0.02, darkness=tinted)
         image = scene.paint(texture=knobs.texture, grain=0.06, darkness=knobs.darkness)
         return RawImage(grey_levels(_seen(image, look)), {"superior": grey_levels(_seen(plain, look))})
 

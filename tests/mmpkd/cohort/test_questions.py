@@ -68,6 +68,19 @@ def test_answers_are_true_of_the_pixels(store: Store) -> None:
     assert np.mean(differences) < -10  # of 255; the lesion is 0.08 darker
 
 
+def test_a_tint_changes_the_superior_view_alone_and_by_class() -> None:
+    plain, tinted = (SyntheticVqa(None, SyntheticVqaParams(**SMALL, darkness=0.3, tint=tint)) for tint in (0.0, 0.2))
+    changes: dict[str, list[float]] = {word: [] for word in CLASSES}
+    questions = plain.scan().questions
+    assert questions is not None
+    for sample, answer in questions.loc[questions["task"] == "RO", ["sample", "answer"]].dropna().to_numpy()[:24]:
+        before, after = plain.load(sample), tinted.load(sample)
+        assert np.array_equal(before.image, after.image)
+        changes[answer].append(float(np.mean(after.views["superior"] - before.views["superior"].astype(float))))
+    darker, same, brighter = (np.mean(changes[word]) for word in reversed(CLASSES))
+    assert darker < -3 and same == 0 and brighter > 3  # of 255; a lesion covers a tenth of the image
+
+
 def test_yes_and_no_are_balanced_and_a_larger_share_of_answers_contains_a_smaller_one() -> None:
     few, many = (
         SyntheticVqa(None, SyntheticVqaParams(train=400, val=10, test=10, labelled=share)).scan().questions
