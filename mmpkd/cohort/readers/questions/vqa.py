@@ -136,6 +136,7 @@ class Vqa(Reader):
             channels=params.channels,
             tables=[params.file],
             notes=notes,
+            share_left_out=exclusions.share,
             where=str(path),
             views=tuple(params.views),
         )
