@@ -51,3 +51,13 @@ def test_boxes_of_which_some_are_in_pixels_are_noticed(num_in_pixels: int, is_no
     notes = prepare(cohort_of(tmp_path, rows, side=200), tmp_path / "cache").manifest["notes"]
     known = [note for note in notes if "in pixels and the others are not" in note]
     assert len(known) == is_noticed and all("12 of the 33 boxes" in note and "more than 1" in note for note in known)
+
+
+@pytest.mark.parametrize("key", ["task", "modality"])
+def test_texts_are_no_names_of_scores(key: str, tmp_path: Path) -> None:
+    """A column of free text would be printed and sent to MLflow, word for word, as names of scores."""
+    cohort = cohort_of(tmp_path, [{key: f"planted {number}", "boxes": ""} for number in range(51)])
+    cohort = cohort.model_copy(update={"params": {**cohort.params, key: key}})
+    with pytest.raises(UserError, match=rf"cohort.params.{key}\) holds 51 different names") as caught:
+        facts(cohort)
+    assert "planted" not in str(caught.value)
