@@ -91,6 +91,7 @@ class Scan:
         there. Such a cohort has no classification tasks and no labels. None: the cohort has no questions.
     tables: paths of the source tables, relative to the root. Their contents are hashed into the fingerprint.
     notes: sentences that state what was left out and why. `prepare` prints them and keeps them in the manifest.
+    share_left_out: share of the source's questions that cannot be used; notes count them by reason.
     """
 
     tasks: tuple[Task, ...]
@@ -108,6 +109,7 @@ class Scan:
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tables: Sequence[str] = ()
     notes: tuple[str, ...] = ()
+    share_left_out: float = 0.0
 
     def facts(self, image_size: int, credentialed: bool) -> Facts:
         """Returns the Facts of this cohort. Its images are stored as squares of `image_size` pixels a side."""

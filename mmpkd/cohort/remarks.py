@@ -26,6 +26,8 @@ BLACK, WHITE = 16, 240  # grey levels of 255; an image with a mean below the fir
 LARGE_SHARE = 0.5  # a region is large if it covers at least this share of its image
 HOLLOW_RATIO = 2.0  # a region looks like an outline if filling it multiplies its area by at least this factor
 MIN_BOXES = 10  # fewer boxes are not suspected to be in pixels
+CORNER_SIDE = 400  # pixels; only in smaller images do the four corners of this many steps of 1000 lie well apart
+CORNER_RATIO = 4  # so many times as many boxes at the top left as in any other corner are suspected to be in pixels
 MAX_SHAPES = 500  # maximum number of regions that are examined for their shape
 
 
@@ -146,21 +148,37 @@ def _region_remarks(entries: Sequence[Entry], roi_labels: Sequence[str]) -> list
 
 
 def _box_remarks(entries: Mapping[str, Entry], questions: pd.DataFrame | None) -> list[str]:
-    """Returns a warning if all boxes of answers lie within the pixels of their images, as coordinates in pixels do.
+    """Returns a warning if all or some boxes of answers seem to be in pixels.
 
-    On the grid of 0 to 1000, some box of many lies beyond, unless the images are nearly 1000 pixels wide and high.
+    Coordinates in pixels lie within the width and height of their image. On the grid of 0 to 1000, some box of many
+    lies beyond, unless the images are nearly 1000 pixels wide and high. If only some boxes are in pixels, the top left
+    corner of the grid, which is as wide and high as the image in pixels, holds many more boxes than the other corners.
     """
-    num_boxes = 0
+    num_boxes = num_within = 0
+    in_corner: Counter[tuple[bool, bool]] = Counter()  # by whether a box lies at the right, and at the bottom
     for sample, answer in () if questions is None else questions[["sample", "answer"]].dropna().itertuples(index=False):
         entry = entries.get(sample)
         for box in boxes.parse(answer) if entry and boxes.TAGGED.search(answer) else ():
+            assert entry is not None
             num_boxes += 1
-            if entry and (box.right > entry.width or box.bottom > entry.height):
-                return []
-    if num_boxes < MIN_BOXES:
-        return []
-    what = f"none of the {num_boxes} boxes of answers reaches beyond the width and height of its image in pixels"
-    return [f"warning: {what}. If they are in pixels, bring them to the grid of 0 to 1000: 1000 x pixel / side"]
+            num_within += box.right <= entry.width and box.bottom <= entry.height
+            is_left, is_right = box.right <= entry.width, box.left >= boxes.GRID - entry.width
+            is_top, is_bottom = box.bottom <= entry.height, box.top >= boxes.GRID - entry.height
+            if max(entry.width, entry.height) < CORNER_SIDE and (is_left or is_right) and (is_top or is_bottom):
+                in_corner[is_right, is_bottom] += 1
+    num_first = in_corner.pop((False, False), 0)
+    most = max(in_corner.values(), default=0)
+    remedy = "bring them to the grid of 0 to 1000: 1000 x pixel / side"
+    if num_boxes >= MIN_BOXES and num_within == num_boxes:
+        what = f"none of the {num_boxes} boxes of answers reaches beyond the width and height of its image in pixels"
+        return [f"warning: {what}. If they are in pixels, {remedy}"]
+    if num_first >= max(MIN_BOXES, CORNER_RATIO * (1 + most)):
+        what = (
+            f"{num_first} of the {num_boxes} boxes of answers lie within the width and height of their image in pixels"
+        )
+        where = f"no other corner of the grid holds more than {most}"
+        return [f"warning: {what}, and {where}. If these are in pixels and the others are not, {remedy}"]
+    return []
 
 
 def _shape_remarks(entries: Sequence[Entry], label: str, are_large: bool) -> list[str]:

@@ -19,6 +19,7 @@ from mmpkd.config import CohortConfig
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import CohortError, ConfigError
 
+MOST_LEFT_OUT = 0.5  # share of questions; a cohort that loses more of them is refused, unless `max_bad` allows more
 NUM_SHOWN = 10  # maximum number of bad samples that a message lists
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 OUTSIDE = "leads out of cohort.root"  # the reason of a BadSample
@@ -31,9 +32,12 @@ def scan_cohort(config: CohortConfig, reader: Reader) -> Scan:
     Raises:
         ConfigError: options do not fit the reader's tables, set a window or CLAHE for images in colour, leave out rows
             that do not exist, or ask for parts that cannot be dealt.
-        CohortError: tables are missing or not as published, or `identities.refuse_patients` refused patients' names.
+        CohortError: tables are missing or not as published, most questions cannot be used, or
+            `identities.refuse_patients` refused patients' names.
     """
-    scan = _leave_out(reader.scan(), config.leave_out)
+    scan = reader.scan()
+    _refuse_loss_of_questions(scan, config)
+    scan = _leave_out(scan, config.leave_out)
     for name, option in (("window", config.window), ("clahe", config.clahe)):
         if option is not None and scan.channels != 1:
             problem = f"is of grey images, and this cohort's have {scan.channels} channels: leave it out"
@@ -45,6 +49,23 @@ def scan_cohort(config: CohortConfig, reader: Reader) -> Scan:
     if config.sealed is not None:
         raise ConfigError.at("cohort.sealed", "is the index of a part, and needs cohort.parts, their number")
     return scan
+
+
+def _refuse_loss_of_questions(scan: Scan, config: CohortConfig) -> None:
+    """Raises CohortError if more than half of the questions cannot be used, and more than `cohort.max_bad` allows."""
+    if scan.share_left_out <= max(MOST_LEFT_OUT, config.max_bad):
+        return
+    lines = [note.removeprefix("warning: ") for note in scan.notes]
+    remedy = (
+        f"Mend what they count, or go on without these questions with cohort.max_bad={_enough(scan.share_left_out)}"
+    )
+    problem = f"cohort {config.reader}: more than half of the questions cannot be used"
+    raise CohortError("\n".join([problem, *(f"  {line}" for line in lines), remedy]))
+
+
+def _enough(share: float) -> str:
+    """Returns the least value of `cohort.max_bad`, in steps of 0.001, that allows a share."""
+    return f"{min(1.0, math.ceil(share * 1000) / 1000):g}"
 
 
 def _leave_out(scan: Scan, leave_out: Sequence[int | str]) -> Scan:
@@ -162,8 +183,9 @@ def refuse_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reade
     lines = [f"  {line}" for line in describe_bad_samples(bad, config, reader, scan)[:NUM_SHOWN]]
     if len(bad) > NUM_SHOWN:
         lines.append(f"  and {len(bad) - NUM_SHOWN} more")
-    enough = min(1.0, math.ceil(share * 1000) / 1000)
-    remedy = f"Repair these files, remove their rows from the source, or leave them out with cohort.max_bad={enough:g}"
+    remedy = (
+        f"Repair these files, remove their rows from the source, or leave them out with cohort.max_bad={_enough(share)}"
+    )
     if share == 1:
         remedy = (
             f"Not one can be used: look at cohort.root={config.root} and at the folders and columns in cohort.params"

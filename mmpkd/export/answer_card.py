@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from mmpkd.export.model_card import DATA, UNKNOWN_DATA
 from mmpkd.scoring.stats import logit_interval
+from mmpkd.vlm.exported import limits_of_sharing
 from mmpkd.vlm.scores.yardsticks import GOALS
 from mmpkd.vlm.student import VlmStudent
 
@@ -35,8 +36,7 @@ def answer_card(student: VlmStudent) -> str:
         f"Training: {origin.images['train']} images of {origin.patients['train']} patients; validation: "
         f"{origin.images['val']} images of {origin.patients['val']} patients.",
     ]
-    if card.credentialed:
-        data.append("**Access to the data is restricted. Their terms may forbid that this student is shared.**")
+    data += [f"**{limit}**" for limit in limits_of_sharing(card.credentialed, student.vlm.processor.tokens)]
     ideas = ", ".join(origin.objectives) or "none"
     protocol = [
         f"{origin.epochs} epochs, seed {origin.seed}. Learnt from a teacher: {ideas}.",

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from mmpkd.command import warn
 from mmpkd.export import student_file, to_hub, to_mlflow, to_onnx, to_timm
 from mmpkd.export.lookup import find, is_answering
 from mmpkd.export.student_file import Exported
@@ -69,7 +70,7 @@ def export(model: Path, to: str, out: Path) -> float:
         raise ConfigError.at("to", f"{to} is not for a student that {does}; write {wanted}")
     if to == ANSWERING:
         vlm_student.read(file)  # refuses what is a teacher, or damaged
-        exported_vlm.to_folder(file, out, words)
+        warn(exported_vlm.to_folder(file, out, words))
         return 0.0
     kind = FORMATS[to]
     exported = student_file.read(file)

@@ -24,7 +24,7 @@ from mmpkd.types import ConfigError
 from mmpkd.vlm.config import PositionsConfig, VlmConfig
 from mmpkd.vlm.model import Vlm
 from mmpkd.vlm.network import merged, network_class, new_network, prepared
-from mmpkd.vlm.vocabulary import FolderTokens, restored_processor
+from mmpkd.vlm.vocabulary import FolderTokens, Tokens, Words, restored_processor
 
 NAME, FORMAT = ANSWERING, ANSWERS
 TIED = "lm_head.weight"  # the embedding under a second name
@@ -98,6 +98,17 @@ def read(path: Path) -> Exported:
     return Exported(Vlm(network, restored_processor(content["processor"])).eval(), content)
 
 
+def limits_of_sharing(credentialed: bool, tokens: Tokens) -> list[str]:
+    """Returns sentences on what a student tells about its cohort to everyone who has its file."""
+    limits = ["Access to the data is restricted. Their terms may forbid that this student is shared."] * credentialed
+    if isinstance(tokens, Words):
+        limits.append(
+            "Its vocabulary is all words and numbers of the training questions and answers, readable without the "
+            "model: names of persons too, where these texts hold any."
+        )
+    return limits
+
+
 def _checksum(text: str, weights: Mapping[str, torch.Tensor]) -> str:
     crc = zlib.crc32(text.encode())
     for name, tensor in sorted(weights.items()):
@@ -106,7 +117,7 @@ def _checksum(text: str, weights: Mapping[str, torch.Tensor]) -> str:
     return f"{crc:08x}"
 
 
-def to_folder(path: Path, folder: Path, command: Sequence[str]) -> None:
+def to_folder(path: Path, folder: Path, command: Sequence[str]) -> list[str]:
     """Writes an exported student as a folder that transformers reads by itself.
 
     transformers knows the positions of its own models only. With another rule, `position_rule` in the folder's
@@ -114,6 +125,9 @@ def to_folder(path: Path, folder: Path, command: Sequence[str]) -> None:
 
     Args:
         command: the words of the user's command, which a message repeats.
+
+    Returns:
+        What the user is to know before the folder of a student of a credentialed cohort is shared.
 
     Raises:
         ConfigError: the file cannot be read, or `folder` is in use.
@@ -134,6 +148,8 @@ def to_folder(path: Path, folder: Path, command: Sequence[str]) -> None:
         "temporal_patch_size": vision.temporal_patch_size,
         "merge_size": vision.spatial_merge_size,
     }
+    is_private = bool(content["card"].get("credentialed"))
+    limits = limits_of_sharing(is_private, tokens)
     with new_folder(folder, command) as partial:
         network.save_pretrained(partial)
         (partial / "preprocessor_config.json").write_text(json.dumps(pixels, indent=2))
@@ -142,10 +158,11 @@ def to_folder(path: Path, folder: Path, command: Sequence[str]) -> None:
             special = {name: tokens.backend.id_to_token(index) for name, index in names.items()}
             PreTrainedTokenizerFast(tokenizer_object=tokens.backend, **special).save_pretrained(partial)
         (partial / "processor.json").write_text(json.dumps(processor.state()))
-        (partial / "README.md").write_text(_readme(content, rule, network.config.model_type))
+        (partial / "README.md").write_text(_readme(content, rule, network.config.model_type, limits))
+    return limits if is_private else []
 
 
-def _readme(content: Mapping[str, Any], rule: PositionsConfig, family: str) -> str:
+def _readme(content: Mapping[str, Any], rule: PositionsConfig, family: str, limits: Sequence[str]) -> str:
     size, channels = content["image_size"], content["channels"]
     lines = [
         "# A vision-language student",
@@ -154,6 +171,7 @@ def _readme(content: Mapping[str, Any], rule: PositionsConfig, family: str) -> s
         "`processor.json` holds its vocabulary (`tokens`), the token ids of a prompt before the image, between image "
         "and question, and after the question, and the number of steps of the grid on which it writes boxes.",
         "",
+        *(["## Data", "", *(f"- **{limit}**" for limit in limits), ""] if limits else []),
         "## Positions",
         "",
     ]

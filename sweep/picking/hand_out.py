@@ -11,9 +11,11 @@ from typing import Final
 from rich.console import Console
 
 from mmpkd import train
+from mmpkd.command import warn
 from mmpkd.config import TrialConfig, dump_trial
 from mmpkd.export.student_file import Exported
 from mmpkd.types import UserError
+from mmpkd.vlm.exported import limits_of_sharing
 from mmpkd.vlm.student import VlmStudent
 from sweep.picking.candidates import Candidates
 from sweep.picking.card import card_of
@@ -148,6 +150,8 @@ def _say_what_next(
         return
     student = quote(str(target.student))
     if isinstance(exported, VlmStudent):
+        if exported.card.credentialed:
+            warn(limits_of_sharing(True, exported.vlm.processor.tokens), console)
         line(f"ask it about images:\n  python -m mmpkd.predict model={student} images=FOLDER question=TEXT")
         line(f"export it for transformers:\n  python -m mmpkd.export model={student} to=transformers")
         return

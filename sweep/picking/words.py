@@ -179,7 +179,7 @@ def luck(trials: Candidates, picked: Pick) -> list[str]:
         amounts = [
             f"{max(optimism(trials.shown, goal), 0.0):.3f} for {goal}"
             for goal in trials.sweep.goals
-            if len(candidates(trials.shown)) > 1
+            if len({record.metrics[goal] for record in candidates(trials.shown)}) > 1
         ]
         text = "its scores are too high by luck as far as they led to the choice: up to " + ", ".join(amounts)
         return [f"{text}, the expected luck of the best trial by that goal"] if amounts else []

@@ -196,6 +196,9 @@ def choices_in_words(records: Sequence[Record], goals: Sequence[str]) -> list[st
             continue
         amount = f"{max(optimism(records, goal), 0.0):.3f} too high by luck"  # below 0 where scores cannot exceed 1
         subject = f"{goal} {best.metrics[goal]:.3f} of trial {best.number}"
+        if len({record.metrics[goal] for record in compared}) == 1:
+            lines.append(f"{goal}: all {len(compared)} trials score {best.metrics[goal]:.3f}: no difference is seen")
+            continue
         without = _arms_without_estimates(compared, goal)
         reason = f"because no model predicts them well enough in {without}"
         if f"{goal}_estimate" in best.metrics:

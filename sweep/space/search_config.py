@@ -24,6 +24,7 @@ SCORES: Final = {
     "val/answer": "questions",
     "val/recall50": "questions about places",
 }
+ANSWER: Final = "val/answer"  # the goal that chooses among students that answer, unless `select` names another
 ANSWERED: Final = ("questions", "questions about places")  # what a cohort has whose students answer
 
 
@@ -94,7 +95,8 @@ class SearchConfig(Strict):
     """How to search a space. The sampler's seed is not set here; it is the `seed` of the trials."""
 
     maximize: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # val/auroc; with ROIs val/pointing too
-    # The rule that chooses the trial of best.yaml: a goal, or a Selection. In a tie the lowest number is chosen.
+    # The rule that chooses the trial of best.yaml: a goal, or a Selection. In a tie the lowest number is chosen. For
+    # students that answer, `space.py` sets another default.
     select: Select = "val/auroc"
     trials: Positive = 32  # number of configurations, over all arms
     budget_device_hours: Annotated[float, Field(gt=0)] | None = None  # wall time x GPUs (or cores) of all trials

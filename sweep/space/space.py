@@ -32,7 +32,7 @@ from sweep.space.grammar import REFERENCE, Fixed, Node, OneOf, Tree, distributio
 from sweep.space.loading import SHORTCUTS, override, read, resolved, shadowed
 from sweep.space.points import values_of_point
 from sweep.space.references import bind
-from sweep.space.search_config import SCORES, SearchConfig
+from sweep.space.search_config import ANSWER, SCORES, SearchConfig
 
 # Keys with one value for all trials, because arms are compared on the same images, scores, budget and machine.
 SHARED: Final = ("cohort", "evaluation", "epochs", "threads", "seed", *TrialConfig.INERT)
@@ -116,7 +116,7 @@ def load_space(
         override(content, assignment, mistakes, (*PATHS_OF_SPACE, *SHORTCUTS, *words))
     raw = resolved(content, (*SHARED, "search"), mistakes)
     _make_absolute(raw)
-    search = _search(raw.get("search"), mistakes)
+    search = _search(raw.get("search"), raw.get("student"), mistakes)
     known = (*TrialConfig.model_fields, "arms", "search")
     mistakes += [
         Mistake(str(key), f"unknown key{near_path(str(key), value, PATHS_OF_SPACE)}")
@@ -175,8 +175,17 @@ def _absolute(value: Any, or_name: bool) -> Any:
     return value if or_name and not os.path.isdir(path) else path
 
 
-def _search(content: Any, mistakes: list[Mistake]) -> SearchConfig:
+def _search(content: Any, student: Any, mistakes: list[Mistake]) -> SearchConfig:
+    """Returns the section `search` of a space. The goal that chooses a trial is by default one of the student's kind.
+
+    Args:
+        student: the section `student`.
+    """
     content = {} if content is None else content
+    answers = isinstance(student, dict) and student.get("kind") == "vlm"
+    if answers and isinstance(content, dict) and "select" not in content:
+        goals = content.get("maximize")
+        content = content | {"select": goals[0] if isinstance(goals, list) and goals else ANSWER}
     try:
         search = validate(SearchConfig, content, "search")
     except ConfigError as error:

@@ -91,8 +91,13 @@ def test_unknown_errors_are_no_difference_and_no_trial_is_no_answer(tmp_path: Pa
     )
     unknown = [replace(one, metrics={"val/auroc": 0.9, "val/pointing": 0.1}) for one in close]
     text = summarize(snapshot(tmp_path, unknown), unknown).description
+    reason = "because their scores are the same"
+    assert f"the best of tabular is not told apart from the best of none, {reason}." in text
+    assert "val/auroc: all 2 trials score 0.900: no difference is seen" in text and "0.000 too high" not in text
+    unknown[1] = replace(unknown[1], metrics={"val/auroc": 0.92, "val/pointing": 0.1})
+    text = summarize(snapshot(tmp_path, unknown), unknown).description
     reason = "because a standard error is not known"
-    assert f"the best of tabular (+0.000) is not told apart from the best of none, {reason}." in text
+    assert f"the best of tabular (+0.020) is not told apart from the best of none, {reason}." in text
     nothing = summarize(snapshot(tmp_path, []), [])
     assert nothing.description.startswith("No trial is complete.\n\n0 trials have ended (none has ended)")
     assert "|" not in nothing.description

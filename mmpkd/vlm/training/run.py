@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from mmpkd.vlm.training.targets import Targets, corrections, rounds_begin
 from mmpkd.vlm.training.teacher import CachedLogits, FittedVlmTeacher, fit_teacher, source_of
 from mmpkd.vlm.vocabulary import text_processor
 
-VERSION = 3  # must be raised when the same configuration would give other numbers
+VERSION = 4  # must be raised when the same configuration would give other numbers
 
 
 class VlmRun:
@@ -93,17 +93,19 @@ class VlmRun:
 
     def _correct(self, epoch: int) -> None:
         """Replaces the targets of items that the student answers wrong by the best of the teacher's answers."""
-        rule, true, teacher = self.config.distillation.corrections, self.targets.true, self.teacher
-        assert teacher is not None
+        rule, true = self.config.distillation.corrections, self.targets.true
         chosen = sorted(true)
         size = self.config.evaluation.batch_size
         texts, _ = self.items.answers(self.vlm, chosen, self.own.max_new_tokens, size, self.device)
         answers = dict(zip(chosen, texts, strict=True))
-        seed = self.config.seed
-        corrected = corrections(
-            true, answers, rule, lambda wrong, draw: teacher.samples(wrong, true, (epoch, draw), seed)
-        )
-        self.targets.correct(corrected)
+        corrected = corrections(true, answers, rule, lambda wrong, draw: self.sampled(wrong, epoch, draw))
+        self.targets.correct(corrected, epoch)
+
+    def sampled(self, wrong: Sequence[int], epoch: int, draw: int) -> list[str]:
+        """Returns an answer of the teacher, which is shown the truth, to each of these items. The same epoch and draw
+        give the same answers."""
+        assert self.teacher is not None
+        return self.teacher.samples(wrong, self.targets.true, (epoch, draw), self.config.seed)
 
     def answers(self) -> list[str]:
         """Returns the student's answers to all validation items."""
@@ -135,7 +137,8 @@ def train(
 ) -> list[EpochReport]:
     """Trains a vision-language student to the end; see `mmpkd.train.train`. The goals are computed after every epoch.
 
-    A checkpoint holds the corrected targets, so that a resumed training goes on with the same ones.
+    A checkpoint holds which of the teacher's draws correct which targets, so that a resumed training goes on with the
+    same ones.
     """
     run = VlmRun(config, store, cache, shared)
     parts = nn.ModuleDict({"targets": run.targets})
@@ -147,6 +150,7 @@ def train(
     optimizer = run.learner.optimizer
     if resume is not None:
         _, history = checkpoint.restore(resume, run.vlm, parts, lambda _: optimizer, identity)
+        run.targets.recover(run.sampled)
 
     def state(epoch: int) -> Mapping[str, Any]:
         progress = checkpoint.Progress(0, epoch)

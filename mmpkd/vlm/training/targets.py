@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,18 @@ from mmpkd.vlm.scores.text import rouge_l
 MIN_IOU = 0.5  # a box points right if its IoU with a true box is larger, as in Recall@0.5
 
 
+class Corrected(NamedTuple):
+    """A corrected answer, and the number of the teacher's draw that gave it."""
+
+    text: str
+    draw: int
+
+
 class Targets(nn.Module):
-    """The text that each training item teaches at present. It is a module, so that checkpoints hold the corrections.
+    """The text that each training item teaches at present.
+
+    It is a module, so that checkpoints hold the corrections. They hold the numbers of the draws and no text, because
+    a checkpoint leaves the cache, and a corrected answer may say what a patient has; see `recover`.
 
     Args:
         answer_I: the true answer of each item, or NaN.
@@ -40,16 +50,34 @@ class Targets(nn.Module):
         admitted = [(margin, place) for place, (_, margin) in pseudo.items() if margin >= rule.margin]
         self._by_margin = [place for _, place in sorted(admitted, key=lambda pair: (-pair[0], pair[1]))]
         self._pseudo = {place: pseudo[place][0] for place in self._by_margin}
-        self._corrected: dict[int, str] = {}
+        self._corrected: dict[int, Corrected] = {}
+        self._corrected_at = 0  # the epoch before which the last round took place
 
     @property
     def true(self) -> Mapping[int, str]:
         """The true answers, by position of the item."""
         return self._true
 
-    def correct(self, corrected: Mapping[int, str]) -> None:
-        """Replaces the targets of these items until the next round, which begins from the true answers again."""
-        self._corrected = dict(corrected)
+    def correct(self, corrected: Mapping[int, Corrected], epoch: int) -> None:
+        """Replaces the targets of these items until the next round, which begins from the true answers again.
+
+        Args:
+            epoch: the epoch before which this round takes place, counted from 0.
+        """
+        self._corrected, self._corrected_at = dict(corrected), epoch
+
+    def recover(self, sampled: Callable[[Sequence[int], int, int], Sequence[str]]) -> None:
+        """Asks the teacher again for the corrected answers, after a checkpoint has been read.
+
+        Args:
+            sampled: function that returns one answer of the teacher to each of the given items; its further arguments
+                are the epoch of the round and the number of the draw.
+        """
+        places, epoch = sorted(self._corrected), self._corrected_at
+        for draw in sorted({each.draw for each in self._corrected.values()}):
+            for place, text in zip(places, sampled(places, epoch, draw), strict=True):
+                if self._corrected[place].draw == draw:
+                    self._corrected[place] = Corrected(text, draw)
 
     def at(self, epoch: int) -> dict[int, str]:
         """Returns the target of each item that takes part in an epoch, counted from 0, by position of the item.
@@ -60,13 +88,15 @@ class Targets(nn.Module):
         if self._rule.curriculum > 0:
             count = math.ceil(count * min(1.0, (epoch + 1) / (self._rule.curriculum * self._epochs)))
         admitted = {place: self._pseudo[place] for place in self._by_margin[:count]}
-        return {**self._true, **self._corrected, **admitted}
+        corrected = {place: each.text for place, each in self._corrected.items()}
+        return {**self._true, **corrected, **admitted}
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"corrected": self._corrected}
+        return {"epoch": self._corrected_at, "draws": {place: each.draw for place, each in self._corrected.items()}}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        self._corrected = dict(state["corrected"])
+        self._corrected_at = state["epoch"]
+        self._corrected = {place: Corrected("", draw) for place, draw in state["draws"].items()}
 
 
 def rounds_begin(epochs: int, rounds: int) -> list[int]:
@@ -95,7 +125,7 @@ def corrections(
     answers: Mapping[int, str],
     rule: CorrectionsConfig,
     sampled: Callable[[Sequence[int], int], Sequence[str]],
-) -> dict[int, str]:
+) -> dict[int, Corrected]:
     """Returns new targets for the items that the student answers wrong.
 
     Args:
@@ -104,11 +134,11 @@ def corrections(
             second argument is the number of the draw.
     """
     wrong = sorted(place for place, answer in answers.items() if is_wrong(answer, true[place], rule))
-    best: dict[int, str] = {}
+    best: dict[int, Corrected] = {}
     highest: NDArray[np.float64] = np.full(len(wrong), -1.0)
     for draw in range(rule.answers if wrong else 0):
         for index, (place, text) in enumerate(zip(wrong, sampled(wrong, draw), strict=True)):
             value = score(text, true[place], rule.similarity)
             if value > highest[index]:
-                highest[index], best[place] = value, text
+                highest[index], best[place] = value, Corrected(text, draw)
     return best

@@ -72,12 +72,16 @@ def _compared(best: Mapping[str, Record], baseline: Record, goal: str) -> list[s
     ends = {
         "above": f"above the best of {BASELINE}, and 0 is below the interval; {luck}",
         "below": f"below the best of {BASELINE}, and 0 is above the interval; {luck}",
+        "equal": f"not told apart from the best of {BASELINE}, because their scores are the same",
         "unclear": f"not told apart from the best of {BASELINE}, because 0 is in the interval",
         "unknown": f"not told apart from the best of {BASELINE}, because a standard error is not known",
     }
     groups: dict[str, list[str]] = {name: [] for name in ends}
     for arm, record in best.items():
         difference = _difference(record, baseline, goal)
+        if difference.mean == 0:
+            groups["equal"].append(arm)
+            continue
         if math.isnan(difference.low):
             groups["unknown"].append(f"{arm} ({difference.mean:+.3f})")
             continue

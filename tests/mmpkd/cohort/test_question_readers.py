@@ -207,7 +207,7 @@ def test_boxes_in_pixels_are_noticed_and_boxes_are_drawn(tmp_path: Path, monkeyp
     )
     rows[0]["boxes"] = [250, 500, 750, 1000]
     store = prepare(write_rows(tmp_path, rows), tmp_path)
-    assert not any("box" in note for note in store.manifest["notes"])
+    assert any("11 of the 12 boxes" in note for note in store.manifest["notes"])
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
     show(store, Console(quiet=True))

@@ -60,11 +60,11 @@ class Interrupted(Exception):
     ids=["labels alone", "all of ClinKD"],
 )
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, distillation: dict[str, Any]) -> None:
-    config, cache = config_with(**distillation), tmp_path / "cache"
+    config, cache = config_with(4, **distillation), tmp_path / "cache"
     whole = train(config, cache, tmp_path / "whole")
 
     def interrupt(report: EpochReport) -> None:
-        if report.epoch == 2:
+        if report.epoch == 3:  # after the round of correction
             raise Interrupted
 
     with pytest.raises(Interrupted):
@@ -143,7 +143,18 @@ def test_wrong_answers_get_the_best_of_the_teachers() -> None:
     answers = {0: "<box>(0,0),(50,100)</box>", 1: "a round lesion", 2: "<box>(0,0),(60,100)</box>"}
     assert [is_wrong(answers[item], true[item], rule) for item in true] == [True, False, False]  # IoU 0.5 is wrong
     draws = {0: ["nothing"], 1: ["<box>(0,0),(90,100)</box>"]}
-    assert corrections(true, answers, rule, lambda wrong, draw: draws[draw]) == {0: draws[1][0]}
+    corrected = corrections(true, answers, rule, lambda wrong, draw: draws[draw])
+    assert corrected == {0: (draws[1][0], 1)}
+
+    import pandas as pd
+
+    targets, resumed = (Targets(pd.Series(true), {}, config_with().distillation.pseudo_labels, 4) for _ in range(2))
+    targets.correct(corrected, epoch=2)
+    state = targets.get_extra_state()
+    assert state == {"epoch": 2, "draws": {0: 1}}, "a checkpoint holds no text"
+    resumed.set_extra_state(state)
+    resumed.recover(lambda places, epoch, draw: [f"{epoch} {draw}" for _ in places])
+    assert resumed.at(3) == {**true, 0: "2 1"} and targets.at(3) == {**true, 0: draws[1][0]}
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,18 @@ def test_each_mistake_of_the_search_is_said_once(file: Path, override: str, prob
     assert space is not None  # with a stand-in, so that the plan can go on
 
 
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        ([], "val/answer"),
+        (["search.maximize=[val/recall50, val/answer]"], "val/recall50"),
+        (["search.select=val/recall50"], "val/recall50"),
+    ],
+)
+def test_students_that_answer_are_chosen_by_a_goal_of_theirs(words: list[str], chosen: str):
+    assert load_space("vqa_demo", words)[0].search.select == chosen
+
+
 def test_a_trial_reserves_its_share_of_a_gpu_in_one_way(file: Path):
     assert refused(file, "search.gpus=0.5", "search.trials_per_device=auto") == [
         (

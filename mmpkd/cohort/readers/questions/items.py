@@ -51,6 +51,11 @@ class Exclusions:
         if len(rows) < NUM_SHOWN:
             rows.append(row)
 
+    @property
+    def share(self) -> float:
+        """The share of what was seen that is left out."""
+        return self.counts.total() / max(1, self.num_seen)
+
     def notes(self) -> list[str]:
         """Returns a warning for each reason. It quotes no text and names no file."""
         return [
@@ -140,7 +145,7 @@ def _row(path: Path, number: int, line: str, remedy: str) -> dict[str, str]:
 
 
 def _as_text(value: Any) -> str:
-    if value is None:
+    if value is None or value != value:  # NaN, which Python's json writes for a missing number
         return ""
     return value.strip() if isinstance(value, str) else json.dumps(value)
 
@@ -158,6 +163,7 @@ def scan_of(
     channels: int,
     tables: Sequence[str],
     notes: Sequence[str],
+    share_left_out: float,
     where: str,
     views: Sequence[str] = (),
 ) -> Scan:
@@ -190,6 +196,7 @@ def scan_of(
         files={str(sample): [first.file, *first.views] for sample, first in zip(firsts.index, rows, strict=True)},
         tables=tables,
         notes=tuple(notes),
+        share_left_out=share_left_out,
     )
 
 

@@ -97,7 +97,14 @@ class MedGrit(Reader):
         if self._num_untagged:
             notes.append(f"dialogues without an image tag, whose image is known from their id: {self._num_untagged}")
         tables = [file for _, _, file in files]
-        return scan_of(kept, channels=params.channels, tables=tables, notes=notes, where=str(self.root))
+        return scan_of(
+            kept,
+            channels=params.channels,
+            tables=tables,
+            notes=notes,
+            share_left_out=exclusions.share,
+            where=str(self.root),
+        )
 
     def load(self, sample_id: str) -> RawImage:
         return RawImage(read_image(self.root, self._file(sample_id)))

@@ -47,6 +47,7 @@ BOX_FORMS = (
 OTHER_BOX = "boxes that are not of the form [left, top, right, bottom], or a list of these"
 FRACTIONS = "boxes in fractions of the image instead of 0 to 1000"
 REMEDY = "wanted a table or a .jsonl file with columns for image, question and answer; cohort.params names them"
+MOST_NAMES = 50  # different tasks or modalities; a score is computed for each
 NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
 BOX_LIST = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
 BOX_LIKE = re.compile(rf"[\[(]{NUMBER}(?:,{NUMBER}){{3}}[\])]")
@@ -123,6 +124,7 @@ class Vqa(Reader):
             problem = f"{path}: not one of {num_boxed} cells of the column of boxes can be used; {BOX_FORMS}"
             raise CohortError("\n  ".join([problem, *exclusions.notes()]))
         _refuse_conflicts(items, path)
+        _refuse_free_text(items, path)
         items = without_repeats(items, exclusions)
         notes = exclusions.notes()
         if any("box" in reason for reason in exclusions.counts):
@@ -136,6 +138,7 @@ class Vqa(Reader):
             channels=params.channels,
             tables=[params.file],
             notes=notes,
+            share_left_out=exclusions.share,
             where=str(path),
             views=tuple(params.views),
         )
@@ -213,6 +216,17 @@ def _refuse_conflicts(items: Sequence[Item], path: Path) -> None:
         if torn:
             images = f"{len(torn)} image{'s' * (len(torn) > 1)}"
             raise CohortError(f"{path}: the questions about {images} name different {what}; write the same in all rows")
+
+
+def _refuse_free_text(items: Sequence[Item], path: Path) -> None:
+    """Raises CohortError if tasks or modalities are so many that their column may hold texts about patients. They are
+    names of scores, which are printed, and sent to MLflow."""
+    for key, what in (("task", "tasks"), ("modality", "modalities")):
+        if (count := len({getattr(item, key) for item in items})) > MOST_NAMES:
+            problem = (
+                f"the column of {what} (cohort.params.{key}) holds {count} different names, of which scores are named"
+            )
+            raise CohortError(f"{path}: {problem}; write at most {MOST_NAMES}, and none that tells of a patient")
 
 
 def _boxes_of(cell: str) -> list[Box] | None:
