@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from copy import deepcopy
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,10 +66,20 @@ def _located(word: str, folder: Path, key: str) -> Path:
     return path
 
 
+@lru_cache(maxsize=8)
+def _parsed(path: Path, written: bytes) -> Any:
+    """Returns the content of a YAML file. Callers copy it. A command reads the same files several times.
+
+    Args:
+        written: the bytes of the file, so that a changed file is parsed again.
+    """
+    # OmegaConf's loader, because PyYAML's reads 1e-3 as a string and accepts duplicate keys.
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+
+
 def _read(path: Path, key: str) -> dict[Any, Any]:
     try:
-        # OmegaConf's loader, because PyYAML's reads 1e-3 as a string and accepts duplicate keys.
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        content = deepcopy(_parsed(path, path.read_bytes()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError.at(key, f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):

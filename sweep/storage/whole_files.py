@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,14 @@ def unreadable(file: Place, error: OSError) -> str:
     return f"{file}: cannot be read ({error.strerror})" if file.is_local else in_words(error)
 
 
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> Any:
+    """Returns the content of YAML. Callers copy it. A command reads the same space again and again, and parsing takes
+    most of the time; the quicker parser of `parse_own_yaml` is not for a file that may be damaged.
+    """
+    return yaml.safe_load(text)
+
+
 def read_resolved_space(path: Path) -> dict[str, Any]:
     """Returns a resolved search space. It is empty if there is no file.
 
@@ -63,7 +73,7 @@ def read_resolved_space(path: Path) -> dict[str, Any]:
     """
     remedy = f"delete it (rm {path}), and the command that began the sweep writes it anew"
     try:
-        content = yaml.safe_load(path.read_text())
+        content = deepcopy(_parsed(path.read_text()))
     except FileNotFoundError:
         return {}
     except OSError as error:

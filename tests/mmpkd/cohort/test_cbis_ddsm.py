@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from mmpkd.cohort import reader_for
+from mmpkd.cohort.facts import Reader, Scan
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig
@@ -57,6 +58,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("whole"), "jpeg")
 
 
+@pytest.fixture(scope="module")
+def reader(whole: Path) -> Reader:
+    """The reader of the whole data set, which keeps where the files of each sample lie."""
+    return reader_for(config(whole))
+
+
+@pytest.fixture(scope="module")
+def scan(reader: Reader) -> Scan:
+    return reader.scan()
+
+
 def config(root: Path, **params: Any) -> CohortConfig:
     return CohortConfig(reader="cbis_ddsm", root=root, image_size=32, params=params)
 
@@ -100,8 +112,8 @@ def test_the_three_layouts_agree(stores: Mapping[str, Store]) -> None:
         ({"mixed": "left_out"}, 2394 + 645 - 17, 1079 + 264 - 17),
     ],
 )
-def test_rows_and_kinds(whole: Path, params: Any, samples: int, malignant: int | None) -> None:
-    one = reader_for(config(whole, **params)).scan()
+def test_rows_and_kinds(whole: Path, scan: Scan, params: Any, samples: int, malignant: int | None) -> None:
+    one = reader_for(config(whole, **params)).scan() if params else scan
     assert len(one.samples) == len(one.files) == samples
     assert malignant is None or one.labels.sum().item() == malignant
 
@@ -113,16 +125,14 @@ def test_several_abnormalities_counted() -> None:
     assert len(several) == 293 and (several.map(lambda one: len(set(one))) > 1).sum() == 17
 
 
-def test_an_image_with_several_abnormalities(whole: Path) -> None:
+def test_an_image_with_several_abnormalities(whole: Path, reader: Reader, scan: Scan) -> None:
     """P_00797: oval and circumscribed (3, benign), irregular and spiculated (5, malignant); both of subtlety 5."""
     sample = "Mass-Training_P_00797_LEFT_CC"
-    reader = reader_for(config(whole))
-    one = reader.scan()
-    cells = one.privileged.loc[sample]
+    cells = scan.privileged.loc[sample]
     assert cells["mass_shape"] == "IRREGULAR-OVAL" and cells["mass_margins"] == "CIRCUMSCRIBED-SPICULATED"
     assert cells["assessment"] == "5" and cells["subtlety"] == "5" and cells["breast_density"] == "2"
     assert cells["left_or_right_breast"] == "LEFT" and cells["image_view"] == "CC" and pd.isna(cells["calc_type"])
-    assert one.labels.loc[sample].item() == 1 and one.samples.loc[sample, "split"] == "train"
+    assert scan.labels.loc[sample].item() == 1 and scan.samples.loc[sample, "split"] == "train"
     raw = reader.load(sample)
     assert [label for label, _ in raw.rois] == ["lesion", "lesion"]
     assert not np.array_equal(raw.rois[0][1], raw.rois[1][1])
@@ -135,9 +145,9 @@ def test_an_image_with_several_abnormalities(whole: Path) -> None:
     assert np.array_equal(region[1], raw.rois[1][1])
 
 
-def test_cells_as_they_really_are(whole: Path) -> None:
+def test_cells_as_they_really_are(scan: Scan) -> None:
     """Both spellings of density, hyphens in any order, doubled values, LUCENT_CENTERED, N/A, and grade 0."""
-    cells = reader_for(config(whole)).scan().privileged
+    cells = scan.privileged
     assert set(cells["breast_density"].dropna()) == set("1234")  # 0 of P_01743 is missing
     assert set(cells["subtlety"].dropna()) == set("12345")
     atoms = {name: set(cells[name].dropna().str.split("-").explode()) for name in cells if "_" in name}

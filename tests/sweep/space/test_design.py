@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import permutations
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ BUILT: Final[dict[str, Any]] = {
     "flags": {name: {"maybe": 1} for name in "abcd"} | {"lr": {"uniform": [0, 1]}, "depth": {"log_int": [1, 64]}},
 }
 NUM_SEEDS: Final = 100
+DESIGNS: Final[dict[int, tuple[Node, SpaceFillingDesign]]] = {}  # a node that is kept keeps its id
 
 
 def parsed(content: Any) -> Node:
@@ -78,13 +79,23 @@ def ranges_of(node: Node) -> dict[str, Range]:
 
 
 def points_of(node: Node, num: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Returns the first points of a design. Tests share those of seed 0; whether a point depends on its index alone has
+    a test that shares none.
+    """
     design = SpaceFillingDesign(node, "x", seed)
+    if seed == 0:
+        _, design = DESIGNS.setdefault(id(node), (node, design))
     return [design.point(index) for index in range(num)]
 
 
-def branch_of(node: Node, point: Mapping[str, Any]) -> str:
+def decisions_of(node: Node) -> set[str]:
+    """Returns the names of the leaves that decide the branch of a point."""
     choices = {leaf_name("x", spot.path) for spot in spots(node) if isinstance(spot.node, Choice)}
-    return str([(name, value) for name, value in point.items() if name in labels_of(node).keys() - choices])
+    return labels_of(node).keys() - choices
+
+
+def branch_of(decisions: Collection[str], point: Mapping[str, Any]) -> str:
+    return str([(name, value) for name, value in point.items() if name in decisions])
 
 
 def share(value: float, interval: Range) -> float:
@@ -112,10 +123,10 @@ def test_a_few_integers_are_dealt_like_labels_in_each_branch(arms: Mapping[str, 
     for arm, node in arms.items():
         integers = {name: interval for name, interval in ranges_of(node).items() if interval.integer}
         few = {name: interval for name, interval in integers.items() if interval.high - interval.low < 4}
-        seen: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+        decisions, seen = decisions_of(node), defaultdict[tuple[str, str], Counter[int]](Counter)
         for point in points_of(node, 60):
             for name in few.keys() & point.keys():
-                counts = seen[branch_of(node, point), name]
+                counts = seen[branch_of(decisions, point), name]
                 counts[point[name]] += 1
                 numbers = range(int(few[name].low), int(few[name].high) + 1)
                 assert max(counts.values()) - min(counts[number] for number in numbers) <= 1, f"{name} of {arm}"
@@ -126,11 +137,11 @@ def test_a_few_integers_are_dealt_like_labels_in_each_branch(arms: Mapping[str, 
 def test_each_branch_covers_each_of_its_ranges_evenly(arms: Mapping[str, Node]) -> None:
     """Of the first 2, 4 and 8 numbers that a branch deals, one lies in each half, quarter and eighth of the range."""
     for arm, node in arms.items():
-        shares = defaultdict(list)
+        shares, decisions, ranges = defaultdict(list), decisions_of(node), ranges_of(node)
         for point in points_of(node, 60):
-            for name, interval in ranges_of(node).items():
+            for name, interval in ranges.items():
                 if name in point and not interval.integer:
-                    shares[branch_of(node, point), name].append(share(point[name], interval))
+                    shares[branch_of(decisions, point), name].append(share(point[name], interval))
         for place, drawn in shares.items():
             for num in (2, 4, 8):
                 if len(drawn) >= num:
@@ -269,7 +280,8 @@ def test_a_joint_sobol_sequence_is_confounded(arms: Mapping[str, Node]) -> None:
 
 def test_a_point_depends_on_the_space_the_seed_the_arm_and_the_index_alone(arms: Mapping[str, Node]) -> None:
     for arm, node in arms.items():
-        forward = points_of(node, 30)
+        design = SpaceFillingDesign(node, "x", 0)
+        forward = [design.point(index) for index in range(30)]
         restarted = SpaceFillingDesign(node, "x", 0)
         assert [restarted.point(index) for index in (29, 3, 17, 0)] == [forward[index] for index in (29, 3, 17, 0)], arm
         assert points_of(node, 30, seed=1) != forward, arm

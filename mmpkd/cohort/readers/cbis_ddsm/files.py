@@ -14,6 +14,7 @@ identifies the mask by its content.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mmpkd.cohort.formats.tables import read_table
@@ -59,9 +60,13 @@ class Files:
         paths: list[str] = []
         for folder in dict.fromkeys(path.rsplit("/", 1)[0] for path in stated):
             series = self._series(folder)
-            files = sorted(path for path in series.iterdir() if _is_image(path)) if series else []
-            missing = self.base / (folder.rsplit("/", 1)[1] if self.is_jpeg else folder)
-            paths += [path.relative_to(self.root).as_posix() for path in files or [missing]]
+            names = sorted(filter(_is_image, os.listdir(series))) if series else []  # paths of strings are quicker
+            if series and names:
+                within = series.relative_to(self.root).as_posix()
+                paths += [f"{within}/{name}" for name in names]
+            else:
+                missing = self.base / (folder.rsplit("/", 1)[1] if self.is_jpeg else folder)
+                paths.append(missing.relative_to(self.root).as_posix())
         return paths
 
     def _series(self, stated: str) -> Path | None:
@@ -77,9 +82,9 @@ class Files:
         return matches[0] if len(matches) == 1 else None
 
 
-def _is_image(path: Path) -> bool:
+def _is_image(name: str) -> bool:
     """Returns whether a file is an image. Files such as `._1-1.dcm`, which macOS adds on foreign disks, are not."""
-    return path.suffix.lower() in (".dcm", ".jpg", ".jpeg", ".png") and not path.name.startswith("._")
+    return os.path.splitext(name)[1].lower() in (".dcm", ".jpg", ".jpeg", ".png") and not name.startswith("._")
 
 
 def _folders_ending_with(folder: Path, uid: str) -> list[Path]:

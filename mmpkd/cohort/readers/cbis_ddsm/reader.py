@@ -181,9 +181,9 @@ def _read_description(path: Path, kind: Kind, part: str) -> pd.DataFrame:
         )
     refuse_rows(path, table.duplicated([IMAGE, "abnormality_id"]), "an abnormality that is listed before")
     place = "Training" if part == "train" else "Test"
-    own = table[["patient_id", "left_or_right_breast", "image_view"]].fillna("").agg("_".join, axis=1)
+    patient, breast, view = (table[name].fillna("") for name in ("patient_id", "left_or_right_breast", "image_view"))
     stated = table[IMAGE].str.split("/").str[0]
-    is_wrong = stated != f"{kind.title()}-{place}_" + own
+    is_wrong = stated != f"{kind.title()}-{place}_" + patient + "_" + breast + "_" + view
     refuse_rows(path, is_wrong, f"an {IMAGE} of another kind, part, patient, side or view", stated)
     table["pathology"] = table["pathology"].map(PATHOLOGY)
     for column in ("breast_density", "subtlety"):
@@ -220,7 +220,10 @@ def _join_values(table: pd.DataFrame, column: Column) -> pd.Series:
     if column.kind == "multivalued":
         cells[column.name] = cells[column.name].str.split("-")
         cells = cells.explode(column.name).replace(SAME_ATOM).drop_duplicates().sort_values(column.name)
-        joined = cells.groupby("sample")[column.name].agg("-".join)
+        values: dict[str, list[str]] = {}  # a tenth of the time of a groupby
+        for sample, value in zip(cells["sample"].tolist(), cells[column.name].tolist(), strict=True):
+            values.setdefault(sample, []).append(value)
+        joined = pd.Series({sample: "-".join(some) for sample, some in values.items()}, dtype=cells[column.name].dtype)
     else:
         joined = cells.groupby("sample")[column.name].max()
     return joined.reindex(table["sample"].unique()).rename_axis("sample")
