@@ -68,11 +68,7 @@ def _located(word: str, folder: Path, key: str) -> Path:
 
 @lru_cache(maxsize=8)
 def _parsed(path: Path, written: bytes) -> Any:
-    """Returns the content of a YAML file. Callers copy it. A command reads the same files several times.
-
-    Args:
-        written: the bytes of the file, so that a changed file is parsed again.
-    """
+    """Returns the content of a YAML file, which callers copy. A file with other bytes, `written`, is parsed again."""
     # OmegaConf's loader, because PyYAML's reads 1e-3 as a string and accepts duplicate keys.
     return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
 
