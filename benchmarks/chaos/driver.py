@@ -11,23 +11,16 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from benchmarks.chaos.training import TRAINING
-from benchmarks.witness import logged
 from mmpkd.command import command_line
-from mmpkd.config import CohortConfig
-from sweep.driver import SweepFunctions, run_sweep
 from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import read_run_options, seconds_of
-from sweep.plan.plan import plan
-from sweep.space.space import load_space
 from sweep.supervisor import follow_supervisor, supervise
-from sweep.workers import watchdog
 
 SILENT_SECONDS: Final = 100.0  # a sweep allows 600 s; epochs that are held back take 80 s at most
 WITNESS: Final = "CHAOS_WITNESS"  # environment variable: folder of the workers' own log of epochs
 
 
-def prepare(config: CohortConfig, cache: Path) -> Any:
+def prepare(config: Any, cache: Path) -> Any:
     return SimpleNamespace(path=cache / "store", fingerprint="none", num_folds=4)
 
 
@@ -40,6 +33,14 @@ def main(words: Sequence[str]) -> None:
             seconds_of(options.patience) or 0.0,
         )
         exit_process(supervise(command, options.num_restarts, options.folder.path, patience))
+    # The process that supervises the driver needs none of these, which take seconds.
+    from benchmarks.chaos.training import TRAINING
+    from benchmarks.witness import logged
+    from sweep.driver import SweepFunctions, run_sweep
+    from sweep.plan.plan import plan
+    from sweep.space.space import load_space
+    from sweep.workers import watchdog
+
     watchdog.SHORTEST_SECONDS = SILENT_SECONDS  # type: ignore[misc]
     space, space_mistakes = load_space(options.space, options.overrides)
     assert space is not None

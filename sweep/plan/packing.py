@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+NO_CORES: Final = "there are no cores for more"
+TOO_SHORT: Final = "the sweep is so short that measuring more would take longer than it could save"
 MIN_GAIN: Final = 1.1  # factor in throughput; a smaller gain is not worth the memory of twice the trials per device
 
 
@@ -17,11 +19,11 @@ class Packing:
     Attributes:
         rates: for each number of trials, in ascending order, the steps of the optimiser per second, summed over these
             trials. It is 0 if the trials could not be timed, or did not fit into the memory of the device.
-        short_of_cores: whether no larger number was measured because there are no cores for more trials.
+        ending: why no larger number was measured although it might be better; "" if it is known not to be.
     """
 
     rates: Sequence[tuple[int, float]]
-    short_of_cores: bool
+    ending: str = ""
 
     @property
     def best(self) -> int:
@@ -39,7 +41,7 @@ class Packing:
         """Returns the number of trials per device and the measured figures, as one line for a console."""
         figures = ", ".join(f"{number}: {self._figure(rate)}" for number, rate in self.rates)
         trials = "1 trial" if self.best == 1 else f"{self.best} trials"
-        ending = "; there are no cores for more" if self.short_of_cores else ""
+        ending = f"; {self.ending}" if self.ending else ""
         return f"{trials} to a device, measured: {figures} of one trial's steps a second{ending}"
 
     def warnings(self) -> list[str]:

@@ -55,7 +55,7 @@ def states(tmp_path: Path) -> Counter[str]:
     return Counter(one.state.name for one in trials)
 
 
-# How a sweep is continued where its trials need not run side by side: a worker takes seconds to start.
+# Where trials need not run side by side: a worker takes seconds to start.
 ONE_WORKER = "search.at_a_time=1"
 
 
@@ -143,7 +143,7 @@ def test_a_storage_that_goes_read_only_stops_the_sweep_and_loses_nothing(
 
     monkeypatch.setattr(Spool, "append", fails)
     with pytest.raises(UserError) as error:
-        ran(tmp_path, "trials=4")
+        ran(tmp_path, "trials=4", ONE_WORKER)
     text = str(error.value)
     assert "spool.jsonl: cannot be read or written any more (Read-only file system); the sweep stopped" in text
     assert "python -m sweep.run" in text.splitlines()[-1]
@@ -164,7 +164,7 @@ def failing_once(error: Callable[[], Exception]) -> SweepFunctions:
 
 def test_a_trial_whose_worker_cannot_write_is_tried_again(tmp_path: Path) -> None:
     full = failing_once(lambda: OSError(errno.ENOSPC, "No space left on device", "last.pt"))
-    status, text = ran(tmp_path, "trials=3", functions=full)
+    status, text = ran(tmp_path, "trials=3", ONE_WORKER, functions=full)
     assert status == 0 and states(tmp_path) == {"COMPLETE": 3}
     host = socket.gethostname()
     problem = f"last.pt: cannot be read or written any more (No space left on device), in a worker on {host}"
@@ -181,7 +181,7 @@ def test_workers_that_cannot_write_end_the_sweep_after_the_patience_and_fail_no_
         raise OSError(errno.ENOSPC, "No space left on device", "last.pt")
 
     with pytest.raises(UserError, match=r"\(No space left on device\), in a worker"):
-        ran(tmp_path, "trials=2", "patience=1s", functions=running(run))
+        ran(tmp_path, "trials=2", "patience=1s", ONE_WORKER, functions=running(run))
     assert set(states(tmp_path)) == {"RUNNING"}
     assert ran(tmp_path, "trials=2", ONE_WORKER)[0] == 0
     assert states(tmp_path) == {"COMPLETE": 2}

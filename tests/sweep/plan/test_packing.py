@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sweep.plan.packing import Packing
+from sweep.plan.packing import NO_CORES, Packing
 
-GOOD = Packing(((1, 50.0), (2, 85.5), (4, 95.0), (8, 96.0)), short_of_cores=False)
+GOOD = Packing(((1, 50.0), (2, 85.5), (4, 95.0), (8, 96.0)))
 
 
 def test_the_plan_names_every_number_that_was_measured() -> None:
@@ -31,7 +31,7 @@ def test_the_plan_names_every_number_that_was_measured() -> None:
 def test_the_plan_says_that_trials_share_a_device_badly(
     rates: tuple[tuple[int, float], ...], figures: str, warning: str
 ) -> None:
-    packing = Packing(rates, short_of_cores=False)
+    packing = Packing(rates)
     assert packing.best == 1
     assert packing.line() == (f"1 trial to a device, measured: 1: 100 %, {figures} of one trial's steps a second")
     (line,) = packing.warnings()
@@ -39,8 +39,6 @@ def test_the_plan_says_that_trials_share_a_device_badly(
 
 
 def test_the_plan_says_when_cores_end_the_measurement() -> None:
-    packing = Packing(((1, 50.0), (2, 100.0)), short_of_cores=True)
+    packing = Packing(((1, 50.0), (2, 100.0)), NO_CORES)
     assert packing.best == 2 and packing.line().endswith("; there are no cores for more")
-    assert (
-        Packing(((1, 0.0),), short_of_cores=False).line().startswith("1 trial to a device, measured: 1: not possible")
-    )
+    assert Packing(((1, 0.0),)).line().startswith("1 trial to a device, measured: 1: not possible")

@@ -33,7 +33,7 @@ from sweep.plan.expectations import (
     shown_by_test_part,
     validation_folds,
 )
-from sweep.plan.packing import Packing
+from sweep.plan.packing import NO_CORES, TOO_SHORT, Packing
 from sweep.plan.plan import plan
 from sweep.plan.price import Price, TimedConfig, compute_price, wall_seconds
 from sweep.plan.timing import burden, cost_identity, extremes, mean_cost, throughput
@@ -390,11 +390,12 @@ def test_trials_to_a_device_are_doubled_while_they_train_faster_and_fit(
 
     monkeypatch.setattr(pricing, "reservation_for", lambda search, threads, count: Reservation(1.0, 1 / count))
     monkeypatch.setattr(pricing, "cores_per_device", lambda: 8.0)
+    monkeypatch.setattr(pricing, "count_slots", lambda reservation: 1)
     stopwatch = Stopwatch(store, {}, 1.0, lambda _: None)
     monkeypatch.setattr(stopwatch, "time_trials", time_trials)
     packing = stopwatch.measure_packing(tiny_trial, SearchConfig())
     assert packing.best == wanted and [number for number, _ in packing.rates] == list(seconds)
-    assert packing.rates[0] == (1, 1.0) and not packing.short_of_cores
+    assert packing.rates[0] == (1, 1.0) and not packing.ending
 
 
 def test_trials_to_a_device_end_at_the_cores(
@@ -403,11 +404,30 @@ def test_trials_to_a_device_end_at_the_cores(
     """Eight cores are enough for four trials of two cores, each of which trains as fast as one alone."""
     monkeypatch.setattr(pricing, "reservation_for", lambda search, threads, count: Reservation(1.0, 1 / count))
     monkeypatch.setattr(pricing, "cores_per_device", lambda: 8.0)
+    monkeypatch.setattr(pricing, "count_slots", lambda reservation: 1)
     stopwatch = Stopwatch(store, {}, 1.0, lambda _: None)
     light = replace(COST, memory_bytes=1)
     monkeypatch.setattr(stopwatch, "time_trials", lambda configs, _, count: [TimedConfig(configs[0], light, count)])
     packing = stopwatch.measure_packing(tiny_trial, SearchConfig(cpus=2))
-    assert packing == Packing(((1, 2.0), (2, 4.0), (4, 8.0)), short_of_cores=True)
+    assert packing == Packing(((1, 2.0), (2, 4.0), (4, 8.0)), NO_CORES)
+
+
+def test_a_short_sweep_does_not_measure_what_cannot_pay(
+    monkeypatch: pytest.MonkeyPatch, tiny_trial: TrialConfig, store: StandIn
+) -> None:
+    """Ten trials of two epochs, of 10 steps of 0.5 s, take 100 s on one device. Twice as many at a time save 50 s of
+    these, and then 25 s of 50 s, while the first measurement takes 40 s and the second one 45 s."""
+    clock = iter((0.0, 40.0, 50.0, 95.0))
+    monkeypatch.setattr(pricing, "reservation_for", lambda search, threads, count: Reservation(1.0, 1 / count))
+    monkeypatch.setattr(pricing, "cores_per_device", lambda: 8.0)
+    monkeypatch.setattr(pricing, "count_slots", lambda reservation: round(1 / reservation.gpus))
+    monkeypatch.setattr(pricing, "epoch_seconds", lambda cost, config, store: 5.0)
+    monkeypatch.setattr(pricing, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    stopwatch = Stopwatch(store, {}, 1.0, lambda _: None)
+    light = replace(COST, memory_bytes=1)
+    monkeypatch.setattr(stopwatch, "time_trials", lambda configs, _, count: [TimedConfig(configs[0], light, count)])
+    config = tiny_trial.model_copy(update={"epochs": 2})
+    assert stopwatch.measure_packing(config, SearchConfig(trials=10)) == Packing(((1, 2.0), (2, 4.0)), TOO_SHORT)
 
 
 def test_the_throughput_of_trials_is_the_sum_of_their_steps() -> None:
@@ -420,7 +440,7 @@ def test_the_throughput_of_trials_is_the_sum_of_their_steps() -> None:
 def test_the_measured_numbers_of_trials_are_in_the_price(file: Path, store: StandIn) -> None:
     config = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 9})
     timed = {arm: [TimedConfig(config, COST, 2)] for arm in ("none", "tabular")}
-    packing = Packing(((1, 10.0), (2, 10.4)), short_of_cores=False)
+    packing = Packing(((1, 10.0), (2, 10.4)))
     price = compute_price(load(file), store, timed, 1.0, 1, 0.0, ("val/auroc",), packing.best, packing)
     assert f"  {packing.line()}" in price.lines() and price.warnings[0] == packing.warnings()[0]
     assert "trials to a device" not in price.lines()[-len(price.warnings) - 2], "the number is printed once"

@@ -111,11 +111,11 @@ def alive(pid: int) -> bool:
 
 def test_the_context_of_a_process_is_in_its_share_of_the_memory() -> None:
     """A quarter of 24 GiB is 6 GiB, of which the context takes 600 MiB: 5,544 of 24,576 MiB remain."""
-    assert device.memory_fraction(0.25, 24 * 2**30) == pytest.approx(5544 / 24576)
+    assert device.memory_fraction(0.25, 24 * 2**30) == pytest.approx((6144 - 850) / 24576)
     assert device.memory_fraction(0.01, 24 * 2**30) == 0.0
 
 
-@pytest.mark.parametrize(("gpus", "limits"), [(0.25, [5544 / 24576]), (1.0, [])])
+@pytest.mark.parametrize(("gpus", "limits"), [(0.25, [(6144 - 850) / 24576]), (1.0, [])])
 def test_a_worker_limits_its_memory_if_it_shares_a_gpu(
     gpus: float, limits: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
