@@ -59,6 +59,7 @@ class Cost:
     num_steps: int  # number of timed steps
     teacher_seconds: float = 0.0  # to fit the teacher of a vision-language student; others are timed on their own
     pretrain_seconds: float = 0.0  # an epoch of a pre-training, per training image
+    warm_up_seconds: float = 0.0  # on a GPU, to choose kernels and record steps, once in each training
 
 
 class Probe:
@@ -89,10 +90,12 @@ class Probe:
         self.evaluate = Evaluator(
             store, val, config.evaluation, student.grid, self.device, reads=reads, goals=USUAL_GOALS, record=record
         )
-        self.setup_seconds = self._now() - started
+        self.setup_seconds, started = self._now() - started, self._now()
         self._steps(0.0, least=2)  # allocates the state of the optimiser and lets libraries choose kernels
         for _ in range(recording.WARM_UP_CALLS + 1 if record else 1):
             self.evaluate.score_goals(self.run.answerer)
+        # On a CPU these are a few steps like any other.
+        self.warm_up_seconds = self._now() - started if self.device.type == "cuda" else 0.0
         self.num_val = len(val)
 
     def cost(self, seconds: float) -> Cost:
@@ -128,6 +131,7 @@ class Probe:
             device_bytes=torch.cuda.get_device_properties(self.device).total_memory if cuda else memory().amount,
             num_steps=num_steps,
             pretrain_seconds=seconds_per_image(run) if run.config.pretrain else 0.0,
+            warm_up_seconds=self.warm_up_seconds,
         )
 
     def _steps(self, seconds: float, least: int) -> tuple[int, float]:

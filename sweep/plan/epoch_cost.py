@@ -16,14 +16,16 @@ PARTS: Final[tuple[Part, Part]] = ("train", "val")
 
 def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
     """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them. The
-    time of a pre-training and of earlier stages is spread evenly over the epochs of the last stage. Trials that share
-    one in the cache cost less.
+    time of the warm-up on a GPU, of a pre-training and of earlier stages is spread evenly over the epochs of the last
+    stage. Trials that share one in the cache cost less.
     """
     train, val = (store.rows(part, config.cohort.fold) for part in PARTS)
     is_vlm = isinstance(config.student, VlmConfig)  # its steps are made of questions
     num_train = num_items(store, train, config.distillation.pseudo_labels.use) if is_vlm else len(train)
     passes = sum(stage.epochs or 0 for stage in config.staged()) / config.epochs
-    before = config.pretrain.epochs / config.epochs * num_train * cost.pretrain_seconds if config.pretrain else 0.0
+    before = cost.warm_up_seconds / config.epochs
+    if config.pretrain:
+        before += config.pretrain.epochs / config.epochs * num_train * cost.pretrain_seconds
     if is_vlm:
         before += _correction_seconds(cost, config, store)
     return before + passes * num_train / cost.batch_size * cost.step_seconds + len(val) * cost.validation_seconds

@@ -90,6 +90,7 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
         validation_seconds=statistics.fmean(cost.validation_seconds for cost in costs),
         setup_seconds=statistics.fmean(cost.setup_seconds for cost in costs),
         pretrain_seconds=statistics.fmean(cost.pretrain_seconds for cost in costs),
+        warm_up_seconds=statistics.fmean(cost.warm_up_seconds for cost in costs),
         memory_bytes=max(cost.memory_bytes for cost in costs),
         num_steps=sum(cost.num_steps for cost in costs),
     )

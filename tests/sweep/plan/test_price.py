@@ -85,6 +85,9 @@ def store(tiny_cohort: CohortConfig) -> StandIn:
 
 def test_an_epoch_is_its_steps_and_its_validation(store: StandIn, tiny_trial: TrialConfig) -> None:
     assert epoch_seconds(COST, tiny_trial, store) == pytest.approx(60 / 16 * 0.5 + 30 * 0.01)
+    warm = replace(COST, warm_up_seconds=6.0)  # in each training of three epochs
+    assert epoch_seconds(warm, tiny_trial, store) == pytest.approx(60 / 16 * 0.5 + 30 * 0.01 + 2)
+    assert mean_cost([COST, warm]).warm_up_seconds == 3
 
 
 def test_the_stages_before_the_last_are_in_the_price(store: StandIn, tiny_trial: TrialConfig) -> None:
