@@ -19,8 +19,8 @@ epochs. The arms share one teacher for each seed, but for `corrected`: its teach
 its training items, because corrections need that. Scores are those of the last epoch on the validation images; no epoch
 is chosen. Sizes were chosen on seeds 100 and 101, which no declared run uses.
 
-This is the third declared run. The first two did not show the effect (docs/results.md): without the grey value, the
-teacher answered no better than labels alone from the same quarter of the images.
+This is the third declared run, and shows the effect (docs/results.md). The first two did not: without the grey value,
+the teacher answered no better than labels alone from the same quarter of the images.
 
 The primary goal is `val/answer`. Claims: pseudo minus labels is above zero in it (95 % t interval over seeds), and
 shuffled minus labels is not; and the run reaches past the jump in localisation, so that the mean `val/recall50` of all
