@@ -66,8 +66,7 @@ class _Counts:
 
     def __init__(self) -> None:
         self.labels: Counter[tuple[str, str, str | int]] = Counter()
-        self.pairs: defaultdict[tuple[str, str | int], defaultdict[tuple[str, str | int], int]]
-        self.pairs = defaultdict(lambda: defaultdict(int))
+        self.pairs: defaultdict[tuple[str, str | int], Counter[tuple[str, str | int]]] = defaultdict(Counter)
 
 
 class _Dealer:
@@ -130,25 +129,21 @@ class _Dealer:
         """
         counts = self._counts
 
-        labels_get = counts.labels.get
+        def past(label: _Label) -> tuple[int, int]:
+            return counts.labels.get((branch, name, label), 0), counts.labels.get(("", name, label), 0)
 
         def together(label: _Label) -> int:
             # A leaf of many labels has each of them less often, so that a pair with one of them counts for more.
             pairs = counts.pairs[name, label]
-            if not pairs:
-                return 0
-            return sum([pairs[other] * num for other, num in self._dealt.items() if other in pairs])
+            return sum(pairs.get(other, 0) * num for other, num in self._dealt.items())
 
         shuffled = self._random.sample(labels, len(labels))  # of equals, `min` returns the first
-        past = [(labels_get((branch, name, label), 0), labels_get(("", name, label), 0)) for label in shuffled]
-        least = min(past)
-        rarest = [label for label, num in zip(shuffled, past, strict=True) if num == least]
+        least = min(map(past, shuffled))
+        rarest = [label for label in shuffled if past(label) == least]
         label = rarest[0] if len(rarest) == 1 else min(rarest, key=together)
         for place in {branch, ""}:
             counts.labels[place, name, label] += 1
-        pairs = counts.pairs[name, label]
-        for other in self._dealt:
-            pairs[other] += 1
+        counts.pairs[name, label].update(self._dealt.keys())
         if paired:
             self._dealt[name, label] = len(labels)
         return label
