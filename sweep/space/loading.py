@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property, lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,15 +68,15 @@ def _located(word: str, folder: Path, key: str) -> Path:
 
 
 @lru_cache(maxsize=8)
-def _parsed(path: Path, written: bytes) -> Any:
-    """Returns the content of a YAML file, which callers copy. A file with other bytes, `written`, is parsed again."""
+def _parsed(text: str) -> Any:
+    """Returns the content of YAML. Callers copy it."""
     # OmegaConf's loader, because PyYAML's reads 1e-3 as a string and accepts duplicate keys.
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False)
 
 
 def _read(path: Path, key: str) -> dict[Any, Any]:
     try:
-        content = deepcopy(_parsed(path, path.read_bytes()))
+        content = deepcopy(_parsed(path.read_text("utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError.at(key, f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
