@@ -123,12 +123,12 @@ def _follow(rig: Rig, kind: str, injection: Injection, at: float, limit: float) 
             first = last = time.time() - since if injection.recovered() else None
             continue
         begun = _begun_again(rig, injection, since)
-        others = sorted(set(rig.in_flight()) - set(injection.hit))
-        rig.hold(
-            {*begun, *others[: len(injection.hit) - len(begun)]}
-        )  # a trial without a place waits for one that ends
         goes_on = _first_news(rig, begun, newest, since)
-        if set(goes_on) >= set(injection.hit):
+        late = set(injection.hit) - set(goes_on)
+        # A disturbed trial goes at its own pace to its next epoch only. One without a place waits for others to end.
+        others = sorted(set(rig.in_flight()) - late)
+        rig.hold({*(late & set(begun)), *others[: len(late - set(begun))]})
+        if not late:
             first, last = min(goes_on.values()) - since, max(goes_on.values()) - since
     if last is None:
         until = "before its end" if rig.complete else f"within {limit:g} s"
