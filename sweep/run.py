@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 
 from mmpkd.command import asks_for_help, command_line, plain_console, warn
+from mmpkd.machine.loading import loading
 from mmpkd.types import ConfigError
 from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import RUN_KEYS, read_run_options, seconds_of
@@ -121,14 +122,16 @@ def main(words: Sequence[str]) -> None:
         if mistakes:
             raise ConfigError(mistakes)
         return
-    from sweep.plan.plan import plan
+    with loading():
+        from sweep.plan.plan import plan
 
     planned = plan(space, mistakes)
     if planned.mistakes:
         raise ConfigError(planned.mistakes)
-    from sweep.cluster import refuse_silent_cluster, refuse_too_many_cores
-    from sweep.driver import run_sweep, show_plan
-    from sweep.storage.continuation import with_earlier_rules
+    with loading():
+        from sweep.cluster import refuse_silent_cluster, refuse_too_many_cores
+        from sweep.driver import run_sweep, show_plan
+        from sweep.storage.continuation import with_earlier_rules
 
     for key, address in (("storage", options.storage), ("cache", options.cache)):
         place(address, key).check(key)

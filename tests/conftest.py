@@ -49,6 +49,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST and not uses_ray(item.path))
 
 
+def pytest_configure() -> None:
+    """Collects no garbage while tests are collected: there is none, and each look at so many objects takes long."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def frozen() -> None:
     """Keeps what libraries and earlier files have left out of each collection of garbage.
@@ -61,6 +70,7 @@ def frozen() -> None:
 def pytest_unconfigure() -> None:
     """Lets the end of the process collect everything; libraries would report what stays as leaked."""
     gc.unfreeze()
+    gc.enable()  # in a process that has only dealt tests, too
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from mmpkd.command import command_line
+from mmpkd.machine.loading import loading
 from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import read_run_options, seconds_of
 from sweep.supervisor import follow_supervisor, supervise
@@ -34,12 +35,13 @@ def main(words: Sequence[str]) -> None:
         )
         exit_process(supervise(command, options.num_restarts, options.folder.path, patience))
     # The process that supervises the driver needs none of these, which take seconds.
-    from benchmarks.chaos.training import TRAINING
-    from benchmarks.witness import logged
-    from sweep.driver import SweepFunctions, run_sweep
-    from sweep.plan.plan import plan
-    from sweep.space.space import load_space
-    from sweep.workers import watchdog
+    with loading():
+        from benchmarks.chaos.training import TRAINING
+        from benchmarks.witness import logged
+        from sweep.driver import SweepFunctions, run_sweep
+        from sweep.plan.plan import plan
+        from sweep.space.space import load_space
+        from sweep.workers import watchdog
 
     watchdog.SHORTEST_SECONDS = SILENT_SECONDS  # type: ignore[misc]
     space, space_mistakes = load_space(options.space, options.overrides)

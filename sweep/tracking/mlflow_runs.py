@@ -16,6 +16,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from mmpkd.machine.loading import loading
 from mmpkd.types import UserError
 from sweep.options import redact_passwords, sqlite_file
 from sweep.tracking.mlflow_database import artifacts_uri, make_database, repoint_artifacts
@@ -90,11 +91,10 @@ class MlflowRuns:
             UserError: the experiment was deleted. Somebody may restore it.
             Exception: the server cannot be reached. The caller may call `open` again later.
         """
-        from mlflow.tracking import MlflowClient  # this import takes six seconds, while the first trials run
-
+        with loading():
+            from mlflow.tracking import MlflowClient  # this import takes seconds, while the first trials run
         # A full disk would otherwise fill the console with a traceback for each attempt. The tracker keeps the error.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-
         artifacts = (self._artifacts / self._name).absolute().as_uri()
         if urlsplit(self._uri).scheme == "sqlite":
             make_database(sqlite_file(self._uri), self._name, MlflowClient)

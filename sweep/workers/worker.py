@@ -17,6 +17,7 @@ from ray import tune
 
 from mmpkd.config import TrialConfig
 from mmpkd.machine.errors import error_chain, machine_fault
+from mmpkd.machine.loading import loading
 from mmpkd.types import DivergedError, EpochReport, UserError
 from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
@@ -39,8 +40,9 @@ def run_training(
     Args:
         folder: folder for the checkpoints of this attempt.
     """
-    from mmpkd.cohort.store import Store
-    from mmpkd.train import train  # imports torch and timm, which only a training needs
+    with loading():
+        from mmpkd.cohort.store import Store
+        from mmpkd.train import train  # imports torch and timm, which only a training needs
 
     if not gc.get_freeze_count():
         gc.freeze()  # without this, each collection between trials takes 0.3 s to visit the objects of the libraries

@@ -7,16 +7,19 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from rich.console import Console
+from mmpkd.machine.loading import loading
 
-from benchmarks.witness import logged
-from mmpkd.command import command_line
-from mmpkd.config import TrialConfig
-from sweep.driver import run_sweep
-from sweep.interrupt import exit_process, requests_end_the_driver
-from sweep.options import read_run_options
-from sweep.space.space import load_space
-from tests.sweep.fake_sweep import FAKE
+with loading():
+    from rich.console import Console
+
+    from benchmarks.witness import logged
+    from mmpkd.command import command_line
+    from mmpkd.config import TrialConfig
+    from sweep.driver import run_sweep
+    from sweep.interrupt import exit_process, requests_end_the_driver
+    from sweep.options import read_run_options
+    from sweep.space.space import load_space
+    from tests.sweep.fake_sweep import FAKE
 
 
 @requests_end_the_driver()

@@ -234,7 +234,7 @@ def test_a_batch_system_ends_a_sweep_in_a_small_job(tmp_path: Path) -> None:
     statuses = sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))
     assert "KILLED" in statuses and statuses.count("FINISHED") == len(ended)
 
-    assert ran(tmp_path, "trials=8")[0] == 0
+    assert ran(tmp_path, "trials=8", "search.at_a_time=1")[0] == 0  # a worker takes seconds to start
     assert not disagreements(folder, address, trials=8)
     lines = [line.split() for line in trained.read_text().splitlines()]
     assert len({(number, epoch) for number, _, epoch in lines}) >= len(lines) - 1, "at most one epoch is trained again"

@@ -74,6 +74,13 @@ def rarely_saved() -> SweepFunctions:
     return running(run)
 
 
+def played(tmp_path: Path, *words: str) -> tuple[int, str]:
+    """Runs a driver as `ran` does, whose trials are played in this process: a worker takes seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "run_trials", lambda search, *rest: play_all(search))
+        return ran(tmp_path, *words)
+
+
 def test_a_budget_ends_a_sweep_within_an_epoch_of_it_and_more_continues_it(tmp_path: Path) -> None:
     """Trials that are stopped are saved first."""
     hours = 4.2 / 3600  # the fake worker's epochs are half a second, on one core
@@ -105,17 +112,16 @@ def test_a_request_to_stop_is_heard(tmp_path: Path) -> None:
 
     asked = threading.Timer(0, ask)
     asked.start()
-    status, text = ran(tmp_path, "trials=40", functions=rarely_saved())
+    status, text = ran(tmp_path, "trials=40", ONE_WORKER, functions=rarely_saved())
     asked.join()
     assert status == 130 and "stopped: asked to stop by sweep.stop" in text and "trials to go" in text
     assert ran(tmp_path, "trials=3", ONE_WORKER)[0] == 0
     assert states(tmp_path)["RUNNING"] == 0 and trained_once(tmp_path)
 
 
-def test_a_plateau_of_every_arm_ends_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "run_trials", lambda search, *rest: play_all(search))
+def test_a_plateau_of_every_arm_ends_a_sweep(tmp_path: Path) -> None:
     flat = ["arms.none.optimizer={lr: {uniform: [0.01, 0.0100001]}}", "arms.tabular.optimizer.lr=0.01"]
-    _, text = ran(tmp_path, "trials=60", "search.plateau=3", *flat)
+    _, text = played(tmp_path, "trials=60", "search.plateau=3", *flat)
     assert "the last 3 configurations of each arm added less than 1 % to its hypervolume" in text
     assert len(table_of(tmp_path)) < 30
 
@@ -127,7 +133,7 @@ def test_a_goal_that_trainings_never_report_stops_the_sweep_and_fails_no_trial(t
     with pytest.raises(UserError, match=r"search.maximize: trainings do not report val/pointing; they report val/auro"):
         ran(tmp_path, "trials=2", ONE_WORKER, functions=running(run))
     assert set(states(tmp_path)) == {"RUNNING"}
-    assert ran(tmp_path, "trials=2", ONE_WORKER)[0] == 0, "once it is mended"
+    assert played(tmp_path, "trials=2", ONE_WORKER)[0] == 0, "once it is mended"
     assert states(tmp_path) == {"COMPLETE": 2}
 
 
@@ -183,7 +189,7 @@ def test_workers_that_cannot_write_end_the_sweep_after_the_patience_and_fail_no_
     with pytest.raises(UserError, match=r"\(No space left on device\), in a worker"):
         ran(tmp_path, "trials=2", "patience=1s", ONE_WORKER, functions=running(run))
     assert set(states(tmp_path)) == {"RUNNING"}
-    assert ran(tmp_path, "trials=2", ONE_WORKER)[0] == 0
+    assert played(tmp_path, "trials=2", ONE_WORKER)[0] == 0
     assert states(tmp_path) == {"COMPLETE": 2}
 
 
@@ -254,7 +260,7 @@ def test_a_sweep_that_a_limit_ended_says_how_it_goes_on_and_is_not_called_finish
 ) -> None:
     folder = tmp_path / "my runs"
     folder.mkdir()
-    _, text = ran(folder, "trials=8", "search.budget_device_hours=0.001", "deadline=2099-01-01")
+    _, text = played(folder, "trials=8", "search.budget_device_hours=0.001", "deadline=2099-01-01")
     command = text[text.rindex("python -m sweep.run ") :]
     words = shlex.split(command.replace("\\\n", " "))
     assert words[:3] == ["python", "-m", "sweep.run"] and f"space={folder / 'fake.yaml'}" in words

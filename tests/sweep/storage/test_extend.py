@@ -256,9 +256,10 @@ def test_status_and_clean_count_the_trials_that_stay(dead: tuple[Path, float], t
 @pytest.mark.usefixtures("ray_session")
 def test_a_sweep_is_extended_on_ray(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "fake"
-    swept(tmp_path, "trials=3", play=None)
+    one_worker = "search.at_a_time=1"  # it takes seconds to start
+    swept(tmp_path, "trials=3", one_worker, play=None)
     lrs = sorted(drawn(folder).values())
-    search, text = swept(tmp_path, "trials=4", from_lr(lrs[1]), "extend=true", play=None)
+    search, text = swept(tmp_path, "trials=4", one_worker, from_lr(lrs[1]), "extend=true", play=None)
     assert "extended: 2 of 3 earlier trials" in text and len(search.records()) == 4
     trained = (folder / "trained.txt").read_text().split("\n")[:-1]
     assert len(trained) == len(set(trained)) == 5 * 4, "three trials, and two more"
