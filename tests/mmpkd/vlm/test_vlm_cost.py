@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,12 @@ def test_a_timed_step_encodes_as_many_images_as_one_of_a_training(
     config = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"batch_size": 4})})
     probe, timed = VlmProbe(config, prepare(config.cohort, tmp_path)), list[list[int]]()
     step = Learner.step
-    monkeypatch.setattr(Learner, "step", lambda self, chosen, *rest: (timed.append(chosen), step(self, chosen, *rest))[1])
+
+    def seen(self: Learner, chosen: list[int], *rest: Any) -> Any:
+        timed.append(chosen)
+        return step(self, chosen, *rest)
+
+    monkeypatch.setattr(Learner, "step", seen)
     cost = probe.cost(0.2)
     row = probe.run.items.table["row"]
     images = [row[chosen].nunique() for chosen in timed]
