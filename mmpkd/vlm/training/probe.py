@@ -33,10 +33,9 @@ class VlmProbe:
     def __init__(self, config: TrialConfig, store: Store):
         self._idle_bytes = process_bytes()
         torch.set_num_threads(config.threads)
-        self._config, started = config, time.perf_counter()
+        self._config = config
         with tempfile.TemporaryDirectory() as cache:
             self.run = VlmRun(untrained(config), store, Path(cache))
-        self._setup = time.perf_counter() - started
         self._targets = self.run.targets.at(config.epochs)
 
     def cost(self, seconds: float) -> Cost:
@@ -63,7 +62,6 @@ class VlmProbe:
             step_seconds=each,
             batch_size=min(size, len(self._targets)),
             validation_seconds=(self._now() - started) / num_images,
-            setup_seconds=self._setup,
             checkpoint_bytes=self._checkpoint_bytes(),
             memory_bytes=torch.cuda.max_memory_reserved() if cuda else process_bytes(),
             idle_bytes=0 if cuda else self._idle_bytes,
