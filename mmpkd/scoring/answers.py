@@ -50,15 +50,15 @@ class AnswerScorer:
 
     def score(self, student: VlmStudent) -> dict[str, Scored]:
         """Returns the goals of a student, which answers each question once. Beside a goal stands that of answers which
-        look at no image, such as `<goal>_frequent`. A goal that no question counts for is absent.
+        look at no image, such as `<goal>_frequent`. A goal for which no answer counts is NaN.
         """
         vlm = student.vlm.to(self._device)
         items = Items(self._store, self._rows, student.config, vlm.processor)
         most = student.config.max_new_tokens
         texts, _ = items.answers(vlm, items.answered, most, self._batch_size, self._device)
         scored = self._scored(texts)
-        own = {f"{PREFIX}{goal}": scored[goal] for goal in self._goals if goal in scored}
-        return own | self._blind
+        unknown = Scored(float("nan"), np.full(len(self._weight_RP), np.nan))
+        return {f"{PREFIX}{goal}": scored.get(goal, unknown) for goal in self._goals} | self._blind
 
     @cached_property
     def _blind(self) -> dict[str, Scored]:

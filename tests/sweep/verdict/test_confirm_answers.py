@@ -190,6 +190,12 @@ def test_scores_and_replicates_of_answers_by_hand(monkeypatch: pytest.MonkeyPatc
     # RO and GC have no answer that is, or contains, "yes": two more tasks with 0
     assert scores[ANSWER].value == pytest.approx(np.mean(values) / 3)
     np.testing.assert_allclose(scores[ANSWER].replicate_R, np.mean(of_modalities, axis=0) / 3)
+    questions = store.questions
+    with monkeypatch.context() as patch:  # of a cohort without questions about places
+        patch.setitem(vars(store), "questions", questions[questions["task"] != "VG"])
+        wordy = AnswerScorer(store, rows, GOALS, store.rows("train"), 8).score(own)
+    assert np.isnan(wordy[RECALL].value) and np.isnan(wordy[RECALL].replicate_R).all()
+    assert wordy[ANSWER].value == scores[ANSWER].value and f"{RECALL}_mean_box" not in wordy
     assert patients_counted(store, rows) == {ANSWER[4:]: 1, RECALL[4:]: 1}, "a modality has one patient"
 
 
