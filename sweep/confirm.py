@@ -37,7 +37,8 @@ same command again continues.
   plan=true      shows the protocol, the price and what the test part can show,
                  and stops; nothing is frozen
   goal=GOAL      the primary score             [first goal that needs no ROIs]
-  localisation=GOAL   the second primary score, or none [first goal of ROIs]
+  localisation=GOAL   the second primary score, or none [first goal of ROIs or
+                 boxes]
   arms=A,B       arms to compare with none                 [all with a teacher]
   difference=X   the smallest difference of the goal that matters        [0.05]
   localisation_difference=X   the same of the second score                [0.1]

@@ -52,7 +52,7 @@ FLOORS = {
         {"training.epoch"},
         {"train"},
         {"scoring.grouping", "scoring.pictures", "scoring.replicates", "export.usage"},
-        {"scoring.subgroups"},
+        {"scoring.subgroups", "scoring.answers"},
         {"prediction"},
         {"evaluate", "predict", "training.probe"},
         {"vlm.training.probe"},

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig
+from mmpkd.export.student_file import Exported
 from mmpkd.scoring import baselines, classify, localize, stats
 from mmpkd.scoring.patients import by_patient
 from mmpkd.scoring.stats import Floats
@@ -73,11 +74,11 @@ class PartScorer:
         self.patient_N = store.patient_N[rows]
         self._weight_RN = stats.patient_weights(self.patient_N, REPLICATES)
 
-    def score(self, student: Student) -> dict[str, Scored]:
+    def score(self, exported: Exported) -> dict[str, Scored]:
         """Returns the goals of a student. Beside a localisation score stand those of maps that ignore the image, as
         `<goal>_chance` and so on.
         """
-        predicted, one_N = self.predict(student), np.zeros(len(self._rows), np.int64)
+        predicted, one_N = self.predict(exported.student), np.zeros(len(self._rows), np.int64)
         return score_predictions(predicted, self.labels, self.patient_N, self._weight_RN, one_N, self._goals)
 
     def predict(self, student: Student) -> Predicted:

@@ -51,7 +51,6 @@ class Cost:
     step_seconds: float  # one step of the optimiser on a full batch, mean over the epochs of all stages
     batch_size: int  # number of images, or questions, in each timed step
     validation_seconds: float  # time per image, mean over the epochs of a trial; see `Probe.cost`
-    setup_seconds: float  # to build student, objectives and evaluator
     checkpoint_bytes: int
     memory_bytes: int  # peak, reserved on the GPU; without a GPU, of the whole process
     idle_bytes: int  # memory of the process before it builds anything; 0 on a GPU
@@ -73,7 +72,6 @@ class Probe:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        started = self._now()
         student, objectives = build(config, store.facts, widths)
         student.to(self.device)
         objectives.to(self.device)
@@ -90,7 +88,7 @@ class Probe:
         self.evaluate = Evaluator(
             store, val, config.evaluation, student.grid, self.device, reads=reads, goals=USUAL_GOALS, record=record
         )
-        self.setup_seconds, started = self._now() - started, self._now()
+        started = self._now()
         self._steps(0.0, least=2)  # allocates the state of the optimiser and lets libraries choose kernels
         for _ in range(recording.WARM_UP_CALLS + 1 if record else 1):
             self.evaluate.score_goals(self.run.answerer)
@@ -124,7 +122,6 @@ class Probe:
             step_seconds=step_seconds,
             batch_size=min(run.config.optimizer.batch_size, len(self.run.rows)),
             validation_seconds=validated / self.num_val,
-            setup_seconds=self.setup_seconds,
             checkpoint_bytes=self._checkpoint_bytes(),
             memory_bytes=torch.cuda.max_memory_reserved() if cuda else process_bytes(),
             idle_bytes=0 if cuda else self.idle_bytes,

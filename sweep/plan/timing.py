@@ -88,7 +88,6 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
         costs[0],
         step_seconds=statistics.harmonic_mean(cost.step_seconds for cost in costs),
         validation_seconds=statistics.fmean(cost.validation_seconds for cost in costs),
-        setup_seconds=statistics.fmean(cost.setup_seconds for cost in costs),
         pretrain_seconds=statistics.fmean(cost.pretrain_seconds for cost in costs),
         warm_up_seconds=statistics.fmean(cost.warm_up_seconds for cost in costs),
         memory_bytes=max(cost.memory_bytes for cost in costs),

@@ -19,7 +19,6 @@ from sweep.plan.plan import Plan
 from sweep.reports.console import print_files, print_states, print_summary
 from sweep.reports.results import Snapshot, planned_error, snapshot_of, write_results
 from sweep.search.searcher import Search
-from sweep.space.search_config import are_of_answers
 from sweep.storage.events import FilesWritten, Spool, SweepClosed, SweepSummarized
 from sweep.summary import summarize
 from sweep.tracking.links import as_lines, server_of
@@ -51,7 +50,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     for line in _reasons(search, _with_more_budget(options.continuing, search), bool(options.part_of)):
         console.print(line, highlight=False, soft_wrap=True)
     is_complete = not (search.remaining_trials or options.part_of)
-    if results.best and is_complete and len(search.space.arms) > 1 and not are_of_answers(snapshot.goals):
+    if results.best and is_complete and len(search.space.arms) > 1:
         console.print("ask whether a teacher helps, on patients whom nothing has seen yet:", highlight=False)
         console.print(f"  {_confirm_command(options)}", highlight=False, soft_wrap=True)
     return 0 if results.best and done else 1 if search.all_failed or done else 130

@@ -26,11 +26,17 @@ SCORES: Final = {
 }
 ANSWER: Final = "val/answer"  # the goal that chooses among students that answer, unless `select` names another
 ANSWERED: Final = ("questions", "questions about places")  # what a cohort has whose students answer
+PLACES: Final = ("ROIs", "questions about places")  # what a cohort has for a score of localisation
 
 
 def are_of_answers(goals: Sequence[str]) -> bool:
     """Returns whether goals score a student that answers questions."""
     return any(SCORES.get(goal) in ANSWERED for goal in goals)
+
+
+def is_of_places(goal: str) -> bool:
+    """Returns whether a goal scores localisation: where a student looks, or where it points."""
+    return SCORES.get(goal) in PLACES
 
 
 class EarlyStopping(Strict):

@@ -1,8 +1,8 @@
 """What a confirmation says: claims about the primary scores, and everything else as exploratory.
 
 A claim needs more than a small p-value. A localisation claim also needs the arm to beat its shuffled control and every
-map that ignores the image, because a teacher that knows only where lesions usually are would help as well. A verdict
-that could not have found the difference that matters says 'cannot tell', not 'no difference'.
+map or box that ignores the image, because a teacher that knows only where lesions usually are would help as well. A
+verdict that could not have found the difference that matters says 'cannot tell', not 'no difference'.
 """
 
 from __future__ import annotations
@@ -15,17 +15,11 @@ import numpy as np
 
 from mmpkd.scoring.replicates import Scored
 from mmpkd.scoring.stats import holm
+from sweep.space.search_config import are_of_answers, is_of_places
 from sweep.storage.records import IMAGE_BLIND
 from sweep.verdict.inference import FIXED, LEVEL, NAN, Contrast, SearchLuck, SeedScores, contrast, overlap
-from sweep.verdict.power import (
-    MIN_RARER,
-    Design,
-    first_step,
-    patients_needed,
-    power,
-    too_few_patients,
-    too_little_power,
-)
+from sweep.verdict.opening.patients import Patients
+from sweep.verdict.power import Design, first_step, patients_needed, power, too_little_power
 from sweep.verdict.protocol import Protocol
 from sweep.verdict.training.phases import SHUFFLED, SMOOTHED
 
@@ -39,24 +33,6 @@ class Key(NamedTuple):
     goal: str
     treated: str
     reference: str
-
-
-@dataclass(frozen=True)
-class Patients:
-    """How many patients of the tested part decide a score.
-
-    Attributes:
-        all: all patients.
-        rarer: those of the rarer class of the label that has fewest; they decide an AUROC.
-        with_roi: those with an ROI, who decide a localisation score; 0 without ROIs.
-    """
-
-    all: int
-    rarer: int
-    with_roi: int
-
-    def deciding(self, goal: str, localisation: str | None) -> int:
-        return self.with_roi if goal == localisation else self.rarer
 
 
 @dataclass(frozen=True)
@@ -158,7 +134,7 @@ def judge(
     def compare(goal: str, treated: str, other: str, same_configuration: bool = False) -> Contrast:
         of_search = [luck.get(goal, {}).get(arm, FIXED) for arm in (treated, other)]
         searches = (FIXED, FIXED) if same_configuration else (of_search[0], of_search[1])
-        number = patients.deciding(goal, protocol.localisation)
+        number = patients.deciding(goal)
         return contrast(scores[treated][goal], scores[other][goal], number, searches)
 
     primaries = {
@@ -173,18 +149,18 @@ def judge(
             if control in scores and goal in scores[control]:
                 exploratory[Key(goal, arm, control)] = compare(goal, arm, control, same_configuration=True)
                 exploratory[Key(goal, control, reference)] = compare(goal, control, reference)
-    if protocol.localisation is not None:
-        goal, number = protocol.localisation, patients.with_roi
+    for goal in protocol.goals():
         for arm in (reference, *protocol.arms):
             for name in IMAGE_BLIND:
                 if (blind := f"{goal}_{name}") in scores[arm]:
-                    exploratory[Key(goal, arm, name)] = contrast(scores[arm][goal], scores[arm][blind], number)
+                    number, of_arm = patients.deciding(goal), scores[arm]
+                    exploratory[Key(goal, arm, name)] = contrast(of_arm[goal], of_arm[blind], number)
     decisions = decide(primaries)
     answers = []
     for key, each in primaries.items():
         sides = scores[key.treated][key.goal], scores[key.reference][key.goal]
         answer = _answer(key, each, sides, decisions[key], protocol, patients, exploratory, len(primaries))
-        below = _below_chance(key, protocol, exploratory)
+        below = _below_chance(key, exploratory)
         answers.append(replace(answer, reasons=(*answer.reasons, *below)))
     return Verdict(patients, scores, answers, exploratory)
 
@@ -204,8 +180,7 @@ def _answer(
     Args:
         sides: the scores that were compared.
     """
-    deciding = patients.deciding(key.goal, protocol.localisation)
-    reasons = [too_few_patients(deciding) if key.goal == protocol.goal else _too_few_with_roi(deciding)]
+    reasons = [patients.too_few(key.goal)]
     chance = float("nan")
     if of_key.reason:
         return Answer(
@@ -218,7 +193,7 @@ def _answer(
         sides[1:],
         (treated, reference),
         patients.all,
-        deciding,
+        patients.deciding(key.goal),
         len(protocol.seeds),
         first_step(primaries),
         factor,
@@ -232,31 +207,21 @@ def _answer(
         return Answer(key, of_key, decision, outcome, (weak,) * bool(weak), chance, design)
     if of_key.difference < 0:
         return Answer(key, of_key, decision, "worse", (), chance, design)
-    doubts = _doubts(key, protocol, exploratory)
-    is_refused = key.goal == protocol.localisation and any(is_required for _, is_required in doubts)
+    doubts = _doubts(key, exploratory)
+    is_refused = is_of_places(key.goal) and any(is_required for _, is_required in doubts)
     lines = tuple(line for line, _ in doubts)
     return Answer(key, of_key, decision, "unexplained" if is_refused else "better", lines, chance, design)
 
 
-def _too_few_with_roi(patients: int) -> str:
-    """Returns why nothing can be told of a score of ROIs; empty if it can. With few patients, resamplings of them
-    hardly differ, so that the error is too small.
-    """
-    if patients >= MIN_RARER:
-        return ""
-    counted = f"{patients} {'patient has' if patients == 1 else 'patients have'}"
-    return f"Only {counted} a region; with fewer than {MIN_RARER} the uncertainty of a score is not known well enough."
-
-
-def _below_chance(key: Key, protocol: Protocol, exploratory: Mapping[Key, Contrast]) -> list[str]:
+def _below_chance(key: Key, exploratory: Mapping[Key, Contrast]) -> list[str]:
     """Returns a sentence if the students of an arm look at the wrong place, whatever the reference does."""
-    below = exploratory.get(Key(key.goal, key.treated, "chance")) if key.goal == protocol.localisation else None
+    below = exploratory.get(Key(key.goal, key.treated, "chance"))
     if below is None or not below.high < 0:
         return []
     return [f"Its students look at the wrong place: below chance ({below.difference:+.3f}, {interval(below)})."]
 
 
-def _doubts(key: Key, protocol: Protocol, exploratory: Mapping[Key, Contrast]) -> list[tuple[str, bool]]:
+def _doubts(key: Key, exploratory: Mapping[Key, Contrast]) -> list[tuple[str, bool]]:
     """Returns why a gain may have another cause than what the teacher knows of each patient, as sentences, and whether
     a claim of localisation requires that there is no such doubt.
     """
@@ -274,11 +239,12 @@ def _doubts(key: Key, protocol: Protocol, exploratory: Mapping[Key, Contrast]) -
             doubts.append((line, ending == SHUFFLED))
         if against is None and ending == SHUFFLED:
             doubts.append(("It has no shuffled control, so the cause of a gain is not known.", True))
-    for name, words in IMAGE_BLIND.items() if key.goal == protocol.localisation else ():
+    what = "answers reach" if are_of_answers([key.goal]) else "a map reaches"
+    for name, words in IMAGE_BLIND.items():
         against = exploratory.get(Key(key.goal, key.treated, name))
         if against is not None and not against.low > 0:
             line = (
-                f"It is not shown to exceed what a map reaches {words} without looking at the image "
+                f"It is not shown to exceed what {what} {words} without looking at the image "
                 f"({against.difference:+.3f}, {interval(against)})."
             )
             doubts.append((line, True))
@@ -287,7 +253,7 @@ def _doubts(key: Key, protocol: Protocol, exploratory: Mapping[Key, Contrast]) -
 
 def interval(of: Contrast) -> str:
     """Returns the 95 % interval of a difference in words."""
-    return f"95 % interval {of.low:+.3f} to {of.high:+.3f}"
+    return "no interval" if of.reason else f"95 % interval {of.low:+.3f} to {of.high:+.3f}"
 
 
 def needed(answer: Answer, protocol: Protocol) -> int | None:

@@ -12,14 +12,13 @@ from mmpkd.cohort.store import Store
 from mmpkd.near_names import near
 from mmpkd.scoring.stats import SMALLEST_ERROR
 from mmpkd.types import ConfigError, Mistake, UserError
-from mmpkd.vlm.config import VlmConfig
 from sweep.picking.candidates import Candidates
-from sweep.space.search_config import SCORES
+from sweep.space.search_config import SCORES, are_of_answers, is_of_places
 from sweep.storage.records import candidates
 from sweep.verdict import finalists
-from sweep.verdict.answer import Patients
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.inference import SearchLuck, SeedScores, overlap
+from sweep.verdict.opening.patients import Patients
 from sweep.verdict.power import MIN_SEEDS, Design, first_step, usual_seeds
 from sweep.verdict.protocol import UNKNOWN, Protocol, Wanted, read_protocol, refuse_changes
 from sweep.verdict.training import phases
@@ -42,15 +41,13 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         UserError: its cohort is another one now.
     """
     refuse_other_cohort(trials, store)
-    if any(isinstance(trials.config_of(record).student, VlmConfig) for record in trials.records[:1]):
-        problem = "students that answer questions cannot be confirmed yet"
-        raise ConfigError.at("student.kind", f"{problem}; compare arms over seeds with search.repeats=5")
     mistakes: list[Mistake] = []
     goals = trials.sweep.goals
-    plain = [goal for goal in goals if SCORES[goal] != "ROIs"]
-    of_rois = [goal for goal in goals if SCORES[goal] == "ROIs"]
-    goal = wanted.goal or (plain[0] if plain else "")
-    localisation = wanted.localisation or (of_rois[0] if of_rois else "none")
+    # Students that point learn the boxes, so that a score of boxes may choose where there is no other.
+    able = sorted((goal for goal in goals if SCORES[goal] != "ROIs"), key=is_of_places)
+    goal = wanted.goal or (able[0] if able else "")
+    of_places = [each for each in goals if is_of_places(each) and each != goal]
+    localisation = wanted.localisation or (of_places[0] if of_places else "none")
     if not goal:
         problem = "all goals of the sweep are scores of ROIs, by which nothing may be chosen"
         mistakes.append(Mistake("goal", f"{problem}; name a score of classification, such as goal=val/auroc"))
@@ -61,13 +58,12 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
             f"{goal} is a score of ROIs, and finalists chosen by it would be supervised by the ROIs that judge them"
         )
         mistakes.append(Mistake("goal", f"{problem}; write localisation={goal}"))
-    if localisation != "none" and (localisation not in trials.goals or SCORES.get(localisation) != "ROIs"):
-        known = [name for name in trials.goals if SCORES.get(name) == "ROIs"]
-        mistakes.append(
-            Mistake("localisation", f"the sweep has no score of ROIs {localisation!r}{near(localisation, known)}")
-        )
+    known = [name for name in trials.goals if is_of_places(name) and name != goal]
+    if localisation not in ("none", *known):
+        problem = f"the sweep has no score of {'boxes' if are_of_answers(goals) else 'ROIs'} {localisation!r}"
+        mistakes.append(Mistake("localisation", f"{problem}{near(localisation, known)}"))
     if localisation == "none" and wanted.localisation_difference:
-        mistakes.append(Mistake("localisation_difference", "there is no score of ROIs to compare; leave it out"))
+        mistakes.append(Mistake("localisation_difference", "no score of localisation is compared; leave it out"))
     arms = compared_arms(trials, wanted.arms, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
@@ -99,6 +95,25 @@ def propose(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, stor
         test_patients=patients,
         after=_hash_before(folder),
     )
+
+
+def refuse_unfit_for_answers(options: Mapping[str, str], store: Store) -> None:
+    """Checks that students that answer questions are tested on the test part of their own cohort only.
+
+    Args:
+        options: of the command line.
+
+    Raises:
+        ConfigError: another cohort or folds are wanted.
+    """
+    problems = {
+        "folds": "students that answer questions are tested on the sealed test part only; leave it out",
+        "cohort": "students that answer questions are tested on their own cohort only; leave it out",
+        "external": "students that answer questions are tested on their own cohort only; leave it out, and let "
+        "mmpkd.evaluate score a student on the other one",
+    }
+    if store.facts.questions is not None and (given := [key for key in problems if options[key]]):
+        raise ConfigError([Mistake(key, problems[key]) for key in given])
 
 
 def refuse_other_cohort(trials: Candidates, store: Store) -> None:
@@ -189,7 +204,7 @@ def frozen(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, store
 
 
 def expected_design(
-    protocol: Protocol, trials: Candidates, store: Store, spread: float, goal: str, arm: str
+    protocol: Protocol, trials: Candidates, validated: Patients, spread: float, goal: str, arm: str
 ) -> Design | None:
     """Returns what is expected of the comparison of an arm with the reference on the test part, before anything has
     run.
@@ -198,14 +213,14 @@ def expected_design(
     the test part is read but the number of its patients.
 
     Args:
+        validated: the validation patients of the sweep.
         spread: assumed standard deviation of a score over seeds.
 
     Returns:
         The design, or None if no finalist of an arm has a standard error.
     """
-    validation = len(np.unique(store.patient_N[store.rows("val", trials.cohort.fold)]))
-    share = protocol.test_patients / validation
-    errors, of_trials, rarer = [], [], 0.0
+    share = protocol.test_patients / validated.all
+    errors, of_trials = [], []
     for each in (arm, protocol.reference):
         ranked = finalists.searched(trials.records, each, protocol)
         of_finalists = [record.metrics for record in ranked if record.number in protocol.finalists[each]]
@@ -216,10 +231,7 @@ def expected_design(
         errors.append(float(np.mean(squares)) ** 0.5)
         values = np.array([record.metrics.get(goal, np.nan) for record in ranked])
         of_trials.append(values[np.isfinite(values)])
-        rarer = of_finalists[0].get("val/auroc_rarer_class", 0.0)
-    counted = protocol.test_patients
-    if goal != protocol.localisation and rarer:
-        counted = max(round(rarer * share), 2)
+    counted = max(round((validated.deciding(goal) or validated.all) * share), 2)
     primaries = len(protocol.arms) * len(protocol.goals())
     design = Design.expected(
         protocol.test_patients,
@@ -266,7 +278,7 @@ def design_after_choice(
         [scores[label][goal] for label in finalists.labels_of(each, protocol) if label in scores]
         for each in (arm, protocol.reference)
     )
-    counted = patients.deciding(goal, protocol.localisation)
+    counted = patients.deciding(goal)
     searches = luck[arm], luck[protocol.reference]
     level = first_step(len(protocol.arms) * len(protocol.goals()))
     design = Design.measured(

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from mmpkd.config import validate
 from mmpkd.machine.checksums import DamagedError
 from mmpkd.types import ConfigError, Positive, Strict, UserError
+from sweep.space.search_config import are_of_answers
 from sweep.verdict.folder import ConfirmationFolder, read_mapping
 from sweep.verdict.power import MIN_SEEDS
 
@@ -114,6 +115,11 @@ class Protocol(Strict):
     def smallest(self, goal: str) -> float:
         """Returns the smallest difference of a primary score that matters."""
         return (self.localisation_difference if goal == self.localisation else None) or self.difference
+
+    @property
+    def of_answers(self) -> bool:
+        """Whether its students answer questions."""
+        return are_of_answers(self.goals())
 
     def goals(self) -> list[str]:
         """Returns the primary scores."""

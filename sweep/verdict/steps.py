@@ -23,8 +23,9 @@ from sweep.verdict.folder import ConfirmationFolder, newest
 from sweep.verdict.opening.external import ExternalCohort, external_of, keep, refuse_another
 from sweep.verdict.opening.folds import Folds, folds_of, keep_folds
 from sweep.verdict.opening.ledger import Ledger
-from sweep.verdict.opening.scores import SealedPart, Trained, evaluation_of, patients_of, result_of, scores_of
-from sweep.verdict.proposal import frozen, propose
+from sweep.verdict.opening.patients import patients_of
+from sweep.verdict.opening.scores import SealedPart, Trained, evaluation_of, result_of, scores_of
+from sweep.verdict.proposal import frozen, propose, refuse_unfit_for_answers
 from sweep.verdict.protocol import Protocol, Wanted, freeze, frozen_at
 from sweep.verdict.results.page import page_of
 from sweep.verdict.results.pictures import pictures
@@ -81,6 +82,7 @@ def confirm(
     of_sweep = run_options([f"name={trials.sweep.folder.name}", *words])
     trials = replace(trials, cohort=with_overrides(trials.cohort, of_sweep.overrides))
     store, cache = prepare_shared(prepare, trials.cohort, of_sweep)
+    refuse_unfit_for_answers(options, store)
     own = SealedPart(store, trials.cohort.fold)
     folder, again = newest(trials.sweep.folder), options["again"] == "true"
     if options["new"] == "true" and folder.protocol.exists():

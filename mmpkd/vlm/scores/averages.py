@@ -1,4 +1,4 @@
-"""Means over modalities, and their standard errors over patients.
+"""Means over modalities, their standard errors over patients, and the same means under a bootstrap over patients.
 
 A part of a goal is a DataFrame, one row for each item, with the columns `value` (what the item scores), `size` (of how
 much: 1, or its number of boxes), `modality` and `patient`. The score of a modality is the ratio of the two sums.
@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from mmpkd.scoring.stats import SMALLEST_ERROR
+from mmpkd.scoring.stats import SMALLEST_ERROR, Floats, macro
 
 AUTHORS_MODALITIES = ("ct", "mr", "x", "pet", "endoscopy", "dermoscopy", "fundus", "ultrasound")
 
@@ -66,3 +67,59 @@ def mean_and_error(parts: Sequence[pd.DataFrame]) -> tuple[float, float]:
     error = float(np.sqrt(np.square(of_patient).sum()))
     is_known = len(of_patient) > 1 and error > SMALLEST_ERROR
     return float(np.mean(means)), error if is_known else float("nan")
+
+
+def bootstrapped(parts: Sequence[pd.DataFrame], patient_P: NDArray[np.int64], weight_RP: Floats) -> Floats:
+    """Returns the mean over parts of the mean over modalities under each of R replicates of a bootstrap over patients.
+
+    The deviation of a modality with k patients from its score is multiplied by sqrt(k / (k - 1)), as the influences of
+    `mean_and_error` are: with few patients of each modality, replicates would scatter too little.
+
+    Args:
+        parts: none is empty. Their patients are among `patient_P`.
+        patient_P: the patients that are drawn, ascending.
+        weight_RP: how often each is drawn (`stats.patient_weights`).
+
+    Returns:
+        replicate_R: NaN where a modality of a part has no patient, see `stats.macro`.
+    """
+    of_parts = []
+    for part in parts:
+        sums = part[part["size"] > 0].groupby(["patient", "modality"])[["value", "size"]].sum()
+        value_PM, size_PM = (
+            sums[name].unstack().reindex(patient_P).fillna(0.0).to_numpy(float) for name in ("value", "size")
+        )
+        value_RM, size_RM = weight_RP @ value_PM, weight_RP @ size_PM
+        score_RM = np.divide(value_RM, size_RM, out=np.full_like(value_RM, np.nan), where=size_RM > 0)
+        score_M, num_patients_M = value_PM.sum(axis=0) / size_PM.sum(axis=0), (size_PM > 0).sum(axis=0)
+        widened_M = np.sqrt(num_patients_M / np.maximum(num_patients_M - 1, 1))
+        of_parts.append(macro(score_M + widened_M * (score_RM - score_M)))
+    return macro(np.stack(of_parts, axis=1))
+
+
+def patients_that_count(parts: Sequence[pd.DataFrame]) -> int:
+    """Returns for how many patients those of some items count in the error of a mean over parts and modalities.
+
+    A score of a modality with k patients has k - 1 degrees of freedom, and a variance that falls with one over k. If
+    these variances are otherwise equal, their sum, weighted as the mean weighs the modalities, has the degrees of
+    freedom of Satterthwaite (1946). One more of them is the number of patients of a single modality whose error is
+    known as well. Of a modality in several parts the part with the fewest patients counts.
+
+    Returns:
+        the number, rounded down: at most that of the patients, 1 if a modality has a single one, 0 without parts.
+    """
+    weights: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for part in parts:
+        num_patients = part[part["size"] > 0].groupby("modality")["patient"].nunique()
+        for modality, count in num_patients.items():
+            weights[str(modality)] = weights.get(str(modality), 0.0) + 1 / len(num_patients)
+            counts[str(modality)] = min(counts.get(str(modality), count), count)
+    if not counts:
+        return 0
+    if min(counts.values()) == 1:
+        return 1
+    variances = {modality: weight**2 / counts[modality] for modality, weight in weights.items()}
+    squares = sum(variance**2 / (counts[modality] - 1) for modality, variance in variances.items())
+    freedom = sum(variances.values()) ** 2 / squares
+    return min(int(freedom + 1e-9) + 1, int(pd.concat([part["patient"] for part in parts]).nunique()))

@@ -55,20 +55,28 @@ def goals(items: pd.DataFrame, judged: Judged | None = None) -> dict[str, float]
         `all_scores`. Only modalities that have items count. `answer_se` and `recall50_se` are NaN where they are not
         known, see `mean_and_error`. A goal without items is absent.
     """
-    items = prepared(items)
     scores: dict[str, float] = {}
+    for name, parts in parts_of(items, judged).items():
+        scores[name], scores[f"{name}_se"] = mean_and_error(parts)
+    return scores
+
+
+def parts_of(items: pd.DataFrame, judged: Judged | None = None) -> dict[str, list[pd.DataFrame]]:
+    """Returns the parts of each goal, over which it is a mean, see `averages`. Arguments as of `goals`."""
+    items = prepared(items)
+    parts: dict[str, list[pd.DataFrame]] = {}
     answer_parts = []
     for task, name in (own_scores(items) if judged is None else judged).items():
         of_task = items[(items["task"] == task) & items["has_words"]]
         if len(of_task):
             answer_parts.append(_part(of_task, OF_WORDS[name]))
     if answer_parts:
-        scores["answer"], scores["answer_se"] = mean_and_error(answer_parts)
+        parts["answer"] = answer_parts
     with_boxes = items[items["num_boxes"] > 0]
     if len(with_boxes):
         recalled = _part(with_boxes, lambda *pair: float((best_overlaps(*pair) > THRESHOLD).sum()))
-        scores["recall50"], scores["recall50_se"] = mean_and_error([recalled.assign(size=with_boxes["num_boxes"])])
-    return scores
+        parts["recall50"] = [recalled.assign(size=with_boxes["num_boxes"])]
+    return parts
 
 
 def all_scores(items: pd.DataFrame, authors: bool = False, judged: Judged | None = None) -> dict[str, float]:

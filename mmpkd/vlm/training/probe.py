@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from mmpkd import checkpoint
+from mmpkd import checkpoint, fit
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.frames import Letterbox
@@ -32,19 +33,20 @@ class VlmProbe:
     def __init__(self, config: TrialConfig, store: Store):
         self._idle_bytes = process_bytes()
         torch.set_num_threads(config.threads)
-        self._config, started = config, time.perf_counter()
+        self._config = config
         with tempfile.TemporaryDirectory() as cache:
             self.run = VlmRun(untrained(config), store, Path(cache))
-        self._setup = time.perf_counter() - started
         self._targets = self.run.targets.at(config.epochs)
 
     def cost(self, seconds: float) -> Cost:
         """Times steps for about this long, at least one, and one validation."""
-        run, chosen = self.run, sorted(self._targets)[: self._config.optimizer.batch_size]
-        kl = self._config.distillation.kl
+        run, kl, size = self.run, self._config.distillation.kl, self._config.optimizer.batch_size
+        # In random order as in a training: questions in a row share images, which makes a step cheaper.
+        shuffled = run.items.shuffled(sorted(self._targets), fit.generator_for(self._config.seed, "probe"), size)
+        batches = cycle([chosen for chosen in shuffled if len(chosen) == min(size, len(self._targets))])
 
         def step() -> None:
-            run.learner.step(chosen, self._targets, {}, run.teacher_logits, kl.weight, kl.temperature)
+            run.learner.step(next(batches), self._targets, {}, run.teacher_logits, kl.weight, kl.temperature)
 
         run.vlm.train()
         step()  # libraries choose kernels
@@ -58,9 +60,8 @@ class VlmProbe:
         cuda, device = run.device.type == "cuda", run.device
         return Cost(
             step_seconds=each,
-            batch_size=len(chosen),
+            batch_size=min(size, len(self._targets)),
             validation_seconds=(self._now() - started) / num_images,
-            setup_seconds=self._setup,
             checkpoint_bytes=self._checkpoint_bytes(),
             memory_bytes=torch.cuda.max_memory_reserved() if cuda else process_bytes(),
             idle_bytes=0 if cuda else self._idle_bytes,

@@ -29,7 +29,6 @@ INTERVALS: Final = (
 VERDICT: Final = (
     "The verdict on an arm needs fresh seeds and the test part, which a sweep does not read: python -m sweep.confirm."
 )
-NO_VERDICT: Final = "The verdict on an arm needs fresh seeds and other patients; sweep.confirm has none on answers yet."
 EMPTY: Final = "-"  # in a table
 UNKNOWN: Final = "not known"
 

@@ -26,7 +26,7 @@ from mmpkd.prediction.answering import with_boxes
 from mmpkd.scoring.pictures import OUTLINE, as_picture, example_rows, outline, student_maps, under_map
 from mmpkd.vlm.training.items import Items
 from sweep.selection import Selection, best_first, rule_of
-from sweep.space.search_config import SCORES, are_of_answers
+from sweep.space.search_config import are_of_answers, is_of_places
 from sweep.storage.layout import SweepFolder
 from sweep.storage.records import candidates, compared_metric
 from sweep.students import read_answering_student, read_student
@@ -76,7 +76,7 @@ def pictures(
         return note(" ".join(["No arm has a student that is kept.", *notes]))
     fold = min(_config(record).cohort.fold for record, _ in students)
     side = side_of(len(students))
-    examples = (Answers if are_of_answers(goals) else Maps)(store, fold, side)
+    examples = Answers(store, store.rows("val", fold), side) if are_of_answers(goals) else Maps(store, fold, side)
     if not examples.rows:
         return note(examples.missing)
     columns, begin = [examples.first], time.monotonic()
@@ -114,14 +114,19 @@ class Maps:
 
 
 class Answers:
-    """Questions about validation images, with their true answers and those of students. Attributes as of `Maps`."""
+    """Questions about images, with their true answers and those of students. Attributes as of `Maps`.
 
-    legend, missing = LEGEND_OF_ANSWERS, "No validation image has a question with an answer."
+    Args:
+        rows: the samples about which questions may be shown.
+        side: the longer side of a picture in pixels.
+    """
 
-    def __init__(self, store: Store, fold: int, side: int):
+    legend, missing = LEGEND_OF_ANSWERS, "No image has a question with an answer."
+
+    def __init__(self, store: Store, rows: NDArray[np.int64], side: int):
         self._store, self._side = store, side
         table = store.questions
-        table = table[table["row"].isin(store.rows("val", fold)) & table["answer"].notna()]
+        table = table[table["row"].isin(rows) & table["answer"].notna()]
         tasks, images = sorted(table["task"].unique()), table["row"].unique()
         shown = images[np.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).astype(int)]
         self._questions = []
@@ -148,7 +153,7 @@ class Answers:
         top, left, bottom, right = self._store.content_box_N4[row].tolist()
         image = as_picture(np.array(self._store.image_NCHW[row]))[top:bottom, left:right]
         drawn = with_boxes(np.ascontiguousarray(image), question["question"], answer, self._side / max(image.shape[:2]))
-        return f"{_tag(drawn, 'validation image with boxes')}<p><strong>{escape(answer or '(empty)')}</strong></p>"
+        return f"{_tag(drawn, 'image with boxes')}<p><strong>{escape(answer or '(empty)')}</strong></p>"
 
 
 def side_of(num_students: int) -> int:
@@ -179,7 +184,7 @@ def _students(
     cannot be drawn. A trial that is the best in several respects has one column.
     """
     chosen = rule_of(select).maximize
-    of_regions = [goal for goal in goals if SCORES.get(goal) in ("ROIs", "questions about places")]
+    of_regions = [goal for goal in goals if is_of_places(goal)]
     most = MAX_STUDENTS - len(of_regions)
     wanted = [(f"best of {arm} by {chosen}", [arm], chosen) for arm in arms[:most]]
     wanted += [(f"best {goal}", list(arms), goal) for goal in of_regions]

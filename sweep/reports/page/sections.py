@@ -10,7 +10,7 @@ from typing import Final
 from sweep.provenance import code_commit, library_versions
 from sweep.reports.arms import ARM_COLUMNS, ArmTotals
 from sweep.reports.console import TEACHER_COLUMN, cells, off_front, sampled
-from sweep.reports.page.answer import BASELINE, CAUTION, EMPTY, INTERVALS, NO_VERDICT, VERDICT, columns, rows, sentences
+from sweep.reports.page.answer import BASELINE, CAUTION, EMPTY, INTERVALS, VERDICT, columns, rows, sentences
 from sweep.selection import Selection, best_first, rule_of
 from sweep.space.search_config import are_of_answers
 from sweep.storage.layout import BEST, SweepFolder
@@ -34,8 +34,7 @@ def answer(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str])
         f"<li><strong>{escape(goal)}</strong>: {escape(line)}</li>" for goal, line in sentences(records, arms, goals)
     ]
     tables = [table(columns(goal, records), rows(records, arms, goal)) for goal in goals]
-    verdict = NO_VERDICT if are_of_answers(goals) else VERDICT
-    words = f'<ul class="answer">{"".join(lines)}</ul><p>{CAUTION} {verdict}</p>'
+    words = f'<ul class="answer">{"".join(lines)}</ul><p>{CAUTION} {VERDICT}</p>'
     return f'{words}{"".join(tables)}<p class="note">{INTERVALS}</p>'
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, EvaluationConfig, validate
-from mmpkd.export.student_file import source_of
+from mmpkd.export.student_file import Exported, source_of
 from mmpkd.prediction.other_cohort import Home, refuse_seen
 from mmpkd.scoring.replicates import FoldScorer, PartScorer, Predicted, Scored
 from mmpkd.types import CohortError, ConfigError, Mistake, Strict, Task, UserError
@@ -26,11 +26,12 @@ from sweep.storage.layout import SweepFolder
 from sweep.storage.whole_files import read_sealed
 from sweep.transfer.preparing import prepare_shared
 from sweep.types import Record
-from sweep.verdict.answer import Patients, by_arm
+from sweep.verdict.answer import by_arm
 from sweep.verdict.folder import ConfirmationFolder, read_kept, write_sealed_at
 from sweep.verdict.inference import SeedScores, widened
 from sweep.verdict.opening.external import section_of
-from sweep.verdict.opening.scores import ANEW, SealedPart, Trained, is_stamped, patients_of, stamp_of, student_of
+from sweep.verdict.opening.patients import Patients, patients_of
+from sweep.verdict.opening.scores import ANEW, SealedPart, Trained, is_stamped, stamp_of, student_of
 from sweep.verdict.power import usual_seeds
 from sweep.verdict.protocol import Protocol, Wanted
 from sweep.verdict.training.phases import Phase
@@ -145,7 +146,9 @@ def _predicted(
     file = folder.scores(f"fold{fold}", record.number)
     content = read_sealed(file, ANEW)
     if not is_stamped(content, protocol, record):
-        outputs = part.predict(student_of(sweep, record).student)
+        exported = student_of(sweep, record)
+        assert isinstance(exported, Exported), "students that answer are refused before"
+        outputs = part.predict(exported.student)
         values = {
             name: [[None if np.isnan(value) else float(value) for value in value_R] for value_R in value_NR]
             for name, value_NR in outputs.value_NR.items()

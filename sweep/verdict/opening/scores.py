@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeAlias
+from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,28 +14,36 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig, TrialConfig
 from mmpkd.export.student_file import Exported, source_of
 from mmpkd.machine.checksums import fingerprint
-from mmpkd.scoring.patients import by_patient, rarer_class
+from mmpkd.scoring.answers import AnswerScorer
 from mmpkd.scoring.replicates import REPLICATES, PartScorer, Scored
-from mmpkd.scoring.validation import Labels
 from mmpkd.types import Task, UserError
+from mmpkd.vlm.config import VlmConfig
+from mmpkd.vlm.student import VlmStudent
 from sweep.picking.candidates import Candidates
 from sweep.storage.layout import SweepFolder
 from sweep.storage.whole_files import read_sealed
-from sweep.students import read_student
+from sweep.students import read_answering_student, read_student
 from sweep.transfer.addresses import Place
 from sweep.types import Record
-from sweep.verdict.answer import Patients, by_arm
+from sweep.verdict.answer import by_arm
 from sweep.verdict.folder import ConfirmationFolder, write_sealed_at
 from sweep.verdict.inference import SeedScores
 from sweep.verdict.opening.ledger import TEST_PART
+from sweep.verdict.opening.patients import Patients, patients_of
 from sweep.verdict.protocol import Protocol
 from sweep.verdict.training.phases import Phase
 
 # A sweep with its trials, of each of which there is a student.
 Trained: TypeAlias = tuple[SweepFolder, Sequence[Record]]
-OF_PATIENTS: Final = "val/auroc_patient"
 DIGITS: Final = 4  # of scores that are compared
 ANEW: Final = "and the same command writes it anew"  # what follows if a file with scores is damaged
+
+
+class Scorer(Interface):
+    """Interface of what scores students on fixed patients."""
+
+    def score(self, exported: Any) -> dict[str, Scored]:
+        """Returns the goals of an exported student, and those of what ignores the image."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,7 @@ class SealedPart:
         self, folder: ConfirmationFolder, protocol: Protocol, trained: Sequence[Trained], evaluation: EvaluationConfig
     ) -> dict[str, dict[str, SeedScores]]:
         """Returns the scores by arm, in the order of the seeds."""
-        scorer = PartScorer(self.store, self.store.rows("test"), evaluation, protocol.goals(), self.train_rows)
+        scorer = scorer_on(self.store, self.store.rows("test"), evaluation, protocol.goals(), self.train_rows)
         return scores_of(folder, protocol, *trained[0], "test", lambda _: scorer)
 
     def of_choice(
@@ -108,13 +117,13 @@ class SealedPart:
         Where patients are divided into folds, each further seed of a configuration validates on the next fold (see
         `repeat_config`), and its student is scored there: it has learned from the patients of the others.
         """
-        scorers: dict[int, PartScorer] = {}
+        scorers: dict[int, Scorer] = {}
 
-        def scorer_of(record: Record) -> PartScorer:
+        def scorer_of(record: Record) -> Scorer:
             fold = self._fold_of(record.turn)
             if fold not in scorers:
                 val, train = self.store.rows("val", fold), self.store.rows("train", fold)
-                scorers[fold] = PartScorer(self.store, val, evaluation, protocol.goals(), train)
+                scorers[fold] = scorer_on(self.store, val, evaluation, protocol.goals(), train)
             return scorers[fold]
 
         part, seeds = f"{phase}-own-fold", len(protocol.choose_seeds)
@@ -122,30 +131,22 @@ class SealedPart:
         return {label: of_label for label, of_label in scores.items() if of_label[protocol.goal].seeds == seeds}
 
 
+def scorer_on(
+    store: Store,
+    rows: NDArray[np.int64],
+    evaluation: EvaluationConfig,
+    goals: Sequence[str],
+    train_rows: NDArray[np.int64],
+) -> Scorer:
+    """Returns what scores the students of a cohort on some of its samples."""
+    if store.facts.questions is not None:
+        return AnswerScorer(store, rows, goals, train_rows, evaluation.batch_size)
+    return PartScorer(store, rows, evaluation, goals, train_rows)
+
+
 def evaluation_of(trials: Candidates) -> EvaluationConfig:
     """Returns how the students are scored, which is the same for all trials of a sweep."""
     return trials.config_of(trials.records[0]).evaluation
-
-
-def patients_of(store: Store, rows: NDArray[np.int64], goal: str, labels: Labels | None = None) -> Patients:
-    """Returns how many patients among the samples decide each score.
-
-    Args:
-        goal: the primary score. That of patients leaves out those whose images disagree.
-        labels: labels of the samples, if the students' tasks are not those of the store.
-    """
-    patient_N = store.patient_N[rows]
-    tasks, target_NK, known_NK = labels or (store.facts.tasks, store.target_NK[rows], store.known_NK[rows])
-    if goal == OF_PATIENTS:
-        each = by_patient(np.zeros(target_NK.shape), target_NK, known_NK, tasks, patient_N)
-        rarer_K = rarer_class(each.target_PK, each.known_PK, np.arange(len(each.first_P)))
-    else:
-        rarer_K = rarer_class(target_NK, known_NK, patient_N)
-    rarer_K = rarer_K[rarer_K > 0]
-    with_roi = [bool(store.rois(int(row))) for row in rows]
-    return Patients(
-        len(np.unique(patient_N)), int(rarer_K.min()) if rarer_K.size else 0, len(np.unique(patient_N[with_roi]))
-    )
 
 
 def scores_of(
@@ -154,7 +155,7 @@ def scores_of(
     trained: SweepFolder,
     records: Sequence[Record],
     part: str,
-    scorer_of: Callable[[Record], PartScorer],
+    scorer_of: Callable[[Record], Scorer],
 ) -> dict[str, dict[str, SeedScores]]:
     """Returns the scores of the students on a part, by arm, in the order of their seeds.
 
@@ -172,7 +173,7 @@ def scores_of(
             continue
         file = folder.scores(part, record.number)
         if (of_student := _read(file, protocol, record)) is None:
-            of_student = scorer_of(record).score(student_of(trained, record).student)
+            of_student = scorer_of(record).score(student_of(trained, record))
             content = {name: [score.value, score.replicate_R.tolist()] for name, score in of_student.items()}
             write_sealed_at(file, stamp_of(protocol, record) | {"scores": content})
         scores.setdefault(record.arm, []).append(of_student)
@@ -202,13 +203,14 @@ def is_stamped(content: Mapping[str, Any], protocol: Protocol, record: Record) -
     return {"trial": stamp["trial"], **content}.items() >= stamp.items()
 
 
-def student_of(trained: SweepFolder, record: Record) -> Exported:
+def student_of(trained: SweepFolder, record: Record) -> Exported | VlmStudent:
     """Returns the student of a trial.
 
     Raises:
         UserError: it is gone or damaged, or another training has left it.
     """
-    exported = read_student(trained, record.number)
+    is_answering = isinstance(TrialConfig.model_validate_json(record.config).student, VlmConfig)
+    exported = (read_answering_student if is_answering else read_student)(trained, record.number)
     if exported.card.trial != (wanted := _trained_by(record)):
         where = trained.shared_checkpoints.child(str(record.number))
         problem = f"holds the student of another training ({exported.card.trial}, wanted {wanted})"

@@ -4,13 +4,22 @@ training, evaluation and statistics)."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from mmpkd.scoring.replicates import REPLICATES
+from sweep.space.search_config import is_of_places
 from sweep.verdict.answer import Verdict
 from sweep.verdict.inference import overlap
 from sweep.verdict.opening.openings import SHOWN_DIGITS
 from sweep.verdict.protocol import Protocol, tested_name
 from sweep.verdict.results.record import Circumstances
 from sweep.verdict.training.phases import SHUFFLED, SMOOTHED
+
+OF_ANSWERS: Final = (
+    "All scores of answers are means over modalities without weights: of test/answer, over tasks as well, of the "
+    "answers that contain the true one where it has at most three words, and of ROUGE-L elsewhere; of test/recall50, "
+    "of the true boxes that a predicted box meets with an intersection over union above 0.5."
+)
 
 
 def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) -> str:
@@ -19,19 +28,22 @@ def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) 
     patients, reference = verdict.patients, protocol.reference
     controls, trained = [], [control for control in protocol.controls if control in verdict.scores]
     if any(control.endswith(SHUFFLED) for control in trained):
-        controls.append("the same training with the teacher's outputs exchanged between patients of the same labels")
+        whom = "patients" if protocol.of_answers else "patients of the same labels"
+        controls.append(f"the same training with the teacher's outputs exchanged between {whom}")
     if any(control.endswith(SMOOTHED) for control in trained):
         controls.append("label smoothing of the entropy of the teacher's predictions, without a teacher")
-    of_rois = f", {patients.with_roi} of them with a region of interest" if protocol.localisation else ""
+    seen, taught = "the image only", " that sees a privileged modality"
+    if protocol.of_answers:
+        seen, taught = "an image and a question", ""
     sentences = [
-        f"Students that see the image only were trained with and without a teacher that sees a privileged modality "
-        f"({', '.join(protocol.arms)} against {reference}).",
+        f"Students that see {seen} were trained with and without a teacher{taught} ({', '.join(protocol.arms)} against "
+        f"{reference}).",
         _searched(protocol),
         f"The chosen configurations were trained on {len(protocol.seeds)} further seeds"
         + (f", together with controls: {'; and '.join(controls)}." if controls else "."),
         f"The protocol was frozen on {circumstances.frozen} (SHA-256 {protocol.hash[:SHOWN_DIGITS]}), before "
         "any of these trainings.",
-        f"{_tested(protocol)} ({patients.all} patients, {patients.rarer} of the rarer class{of_rois}) "
+        f"{_tested(protocol)} ({patients.all} patients, {patients.in_words(protocol.goals())}) "
         + (
             "was opened once."
             if openings == 1
@@ -48,10 +60,13 @@ def methods(protocol: Protocol, verdict: Verdict, circumstances: Circumstances) 
             "patients of one fold. Because the folds share training patients, the variance over patients was "
             f"multiplied by {overlap(protocol.folds):.3g} (Nadeau and Bengio 2003)."
         )
-    if protocol.localisation:
+    if protocol.of_answers:
+        sentences.append(OF_ANSWERS)
+    for goal in filter(is_of_places, protocol.goals()):
+        blind = "maps that ignore the image, above all the mean region of interest of the training patients"
+        blind = "the mean box of the training answers" if protocol.of_answers else blind
         sentences.append(
-            f"A gain in {tested_name(protocol.localisation)} is claimed only if the arm also exceeds its shuffled "
-            "control and maps that ignore the image, above all the mean region of interest of the training patients."
+            f"A gain in {tested_name(goal)} is claimed only if the arm also exceeds its shuffled control and {blind}."
         )
     if external is not None:
         declared = "declared in the protocol" if external.is_declared else "added after the protocol was frozen"

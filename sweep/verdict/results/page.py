@@ -27,8 +27,20 @@ CAUTION: Final = (
     "patients and seeds. An arm and its control share a configuration, so their difference has no luck of the search."
 )
 
-# Short names of the maps that ignore the image, for the labels of a figure.
-MAPS: Final = {"chance": "chance", "content": "padding avoided", "centre": "centre", "prior": "mean training ROI"}
+COUNTED: Final = (
+    "All modalities count equally, so those with few patients limit what is known: for the error of a score, the "
+    "patients count as the stated number of patients of a single modality."
+)
+
+# Short names of what ignores the image, for the labels of a figure.
+BLIND: Final = {
+    "chance": "chance",
+    "content": "padding avoided",
+    "centre": "centre",
+    "prior": "mean training ROI",
+    "frequent": "most frequent answers",
+    "mean_box": "mean training box",
+}
 
 
 def page_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstances, pictures: str) -> bytes:
@@ -47,7 +59,7 @@ def page_of(protocol: Protocol, verdict: Verdict, circumstances: Circumstances, 
         "Controls": _differences(protocol, verdict, goals, primary=False),
         "Another cohort": _external(protocol, circumstances.external) if circumstances.external else "",
         "Validation and test": _optimism(protocol, verdict, circumstances),
-        "Where the students look": pictures,
+        "What the students answer" if protocol.of_answers else "Where the students look": pictures,
         "Methods, to quote": f"<p>{escape(paragraph)}</p>",
         "Protocol": _protocol(protocol, circumstances),
     }
@@ -71,11 +83,10 @@ def _external(protocol: Protocol, external: External) -> str:
 
 def _rests_on(protocol: Protocol, verdict: Verdict) -> str:
     """Returns on whom the answers rest, and which differences matter, as sentences."""
-    patients = verdict.patients
-    of_rois = f" and {patients.with_roi} with a region" if protocol.localisation else ""
     return (
-        f"On {subject(protocol, verdict)}; {patients.rarer} are of the rarer class{of_rois}. Scores are means over "
+        f"On {subject(protocol, verdict)}: {verdict.patients.in_words(protocol.goals())}. Scores are means over "
         f"{len(protocol.seeds)} seeds. A difference of {matters(protocol)} was declared to matter."
+        + (f" {COUNTED}" if protocol.of_answers else "")
     )
 
 
@@ -89,7 +100,7 @@ def _answers(protocol: Protocol, verdict: Verdict) -> str:
 
 def in_words(key: Key, protocol: Protocol) -> str:
     """Returns a contrast as 'tabular minus none', or 'tabular minus mean training ROI'."""
-    other = MAPS.get(key.reference, key.reference) if key.goal == protocol.localisation else key.reference
+    other = key.reference if key.reference == protocol.reference else BLIND.get(key.reference, key.reference)
     return f"{key.treated} minus {other}"
 
 

@@ -41,7 +41,7 @@ class External:
         patients = self.verdict.patients
         declared = "stands in the frozen protocol" if self.is_declared else "was added after the protocol was frozen"
         return [
-            f"Another cohort, {self.name}: {patients.all} patients, {patients.rarer} of the rarer class, "
+            f"Another cohort, {self.name}: {patients.all} patients, {patients.rarer} of the rarer class and "
             f"{patients.with_roi} with a region. No student has seen it.",
             f"It {declared}. Its p-values are adjusted among themselves.",
             *self.notes,

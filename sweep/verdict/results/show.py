@@ -12,10 +12,11 @@ from rich.console import Console
 from mmpkd.cohort.store import Store
 from sweep.picking.candidates import Candidates
 from sweep.plan.price import clock
-from sweep.verdict.answer import Patients, Verdict
+from sweep.verdict.answer import Verdict
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.inference import SearchLuck, SeedScores
 from sweep.verdict.opening.openings import SHOWN_DIGITS, Opening
+from sweep.verdict.opening.patients import Patients, patients_of
 from sweep.verdict.power import MIN_RARER, USUAL_POWER, Design, smallest_difference
 from sweep.verdict.proposal import design_after_choice, expected_design
 from sweep.verdict.protocol import Protocol, tested_name
@@ -133,13 +134,16 @@ def _search(protocol: Protocol, trials: Candidates, arms: Sequence[str], cost: f
 
 def show_power(protocol: Protocol, trials: Candidates, store: Store, console: Console) -> None:
     """Prints what differences the test part can show with the planned seeds, before anything has run."""
-    designs = [partial(expected_design, protocol, trials, store, spread) for spread in SPREADS]
+    validated = patients_of(store, store.rows("val", trials.cohort.fold), protocol.goal)
+    designs = [partial(expected_design, protocol, trials, validated, spread) for spread in SPREADS]
     listed = " / ".join(f"{each:g}" for each in SPREADS)
     spreads = f", if scores vary over seeds with a standard deviation of {listed}"
     smallest = _show_differences(protocol, designs, "", spreads, console)
     design = designs[0](protocol.goal, protocol.arms[0])
     if design is not None and design.counted < MIN_RARER:
         problem = f"{protocol.part} has about {design.counted} patients of the rarer class, by the share in validation"
+        if protocol.of_answers:
+            problem = f"the patients of {protocol.part} count as about {design.counted}, by the share in validation"
         outcome = f"with fewer than {MIN_RARER}, the answer on {tested_name(protocol.goal)} is always 'cannot tell'"
         console.print(f"warning: {problem}; {outcome}", soft_wrap=True)
     for goal, shown in smallest.items():

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
+from sweep.space.search_config import SCORES
 from sweep.verdict.answer import Answer, Verdict, interval, needed
 from sweep.verdict.power import USUAL_POWER
 from sweep.verdict.protocol import Protocol, tested_name
+
+# What students do that are better or worse, by what the cohort must have for the score.
+VERBS: Final = {
+    "ROIs": ("look more at the right place", "look more at the wrong place"),
+    "questions": ("answer better", "answer worse"),
+    "questions about places": ("point better", "point worse"),
+}
 
 
 def sentence(answer: Answer, verdict: Verdict, protocol: Protocol) -> str:
@@ -19,11 +29,10 @@ def sentence(answer: Answer, verdict: Verdict, protocol: Protocol) -> str:
     if not each.reason:
         p = answer.decision.adjusted_p
         numbers += f", {interval(each)}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'} (Holm)"
-    verb = {"better": "classify better", "worse": "classify worse"}
-    if goal == protocol.localisation:
-        verb = {"better": "look more at the right place", "worse": "look more at the wrong place"}
-    if answer.outcome in verb:
-        return f"With {arm}, the students {verb[answer.outcome]} ({score} {numbers})."
+    better, worse = VERBS.get(SCORES.get(goal, ""), ("classify better", "classify worse"))
+    if answer.outcome in ("better", "worse"):
+        verb = better if answer.outcome == "better" else worse
+        return f"With {arm}, the students {verb} ({score} {numbers})."
     if answer.outcome == "unexplained":
         return f"{score} is higher with {arm}, but that the teacher causes it is not claimed ({numbers})."
     if answer.outcome == "cannot tell":

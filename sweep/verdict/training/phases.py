@@ -86,9 +86,10 @@ def training(
     configs = {arm: trials.config_of(record) for arm, record in records.items()}
     for control, arm in protocol.controls.items():
         if control == f"{arm}-{SHUFFLED}":
-            configs[control] = shuffled(configs[arm])
+            if _can_be_shuffled(configs[arm]):
+                configs[control] = shuffled(configs[arm])
         elif _teaches_softened(configs[arm]) and (entropy := _teachers_entropy(configs[arm], records[arm])) is not None:
-            # A finalist may teach softened labels and the chosen one not.
+            # A finalist may teach softened labels, or have a teacher that can be shuffled, and the chosen one not.
             configs[control] = smoothed(configs[arm], entropy, tasks)
     return Phase(name, configs, protocol.seeds, goals)
 
@@ -97,15 +98,21 @@ def controls_of(arms: Mapping[str, Sequence[TrialConfig]]) -> dict[str, str]:
     """Returns the arm that each control belongs to, by the name of the control.
 
     Every arm with a teacher has the shuffled control: the same training with the teacher's outputs for other patients.
-    An arm whose finalists may teach softened labels also has label smoothing.
+    An arm whose finalists may teach softened labels also has label smoothing. A teacher that corrects answers has no
+    control, because it is given the truth.
     """
     controls = {}
     for arm, configs in arms.items():
-        if any(config.active_teachers() for config in configs):
+        if any(map(_can_be_shuffled, configs)):
             controls[f"{arm}-{SHUFFLED}"] = arm
         if any(_teaches_softened(config) for config in configs):
             controls[f"{arm}-{SMOOTHED}"] = arm
     return controls
+
+
+def _can_be_shuffled(config: TrialConfig) -> bool:
+    parts = config.distillation
+    return bool(config.active_teachers()) or (parts.needs_teacher and not parts.corrections.rounds)
 
 
 def _teaches_softened(config: TrialConfig) -> bool:
@@ -113,9 +120,15 @@ def _teaches_softened(config: TrialConfig) -> bool:
 
 
 def shuffled(config: TrialConfig) -> TrialConfig:
-    """Returns the configuration with the outputs of all teachers shuffled between patients of the same labels."""
+    """Returns the configuration with the outputs of all teachers shuffled between patients: of the same labels or, of
+    students that answer, between any.
+    """
     teachers = {name: teacher.model_copy(update={"control": "shuffled"}) for name, teacher in config.teachers.items()}
-    return config.model_copy(update={"teachers": teachers})
+    distillation = config.distillation
+    if distillation.teacher is not None:
+        teacher = distillation.teacher.model_copy(update={"control": "shuffled"})
+        distillation = distillation.model_copy(update={"teacher": teacher})
+    return config.model_copy(update={"teachers": teachers, "distillation": distillation})
 
 
 def _teachers_entropy(config: TrialConfig, record: Record) -> float | None:

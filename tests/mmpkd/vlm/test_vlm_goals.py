@@ -10,8 +10,8 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from mmpkd.scoring.stats import Floats, macro, patient_weights, standard_error
-from mmpkd.vlm.scores.averages import AUTHORS_MODALITIES
-from mmpkd.vlm.scores.goals import all_scores, goals, own_scores
+from mmpkd.vlm.scores.averages import AUTHORS_MODALITIES, bootstrapped, mean_and_error, patients_that_count
+from mmpkd.vlm.scores.goals import all_scores, goals, own_scores, parts_of
 from mmpkd.vlm.scores.yardsticks import yardsticks
 
 LEFT, RIGHT = "<box>(0,0),(100,100)</box>", "<box>(500,0),(600,100)</box>"
@@ -187,3 +187,58 @@ def test_yardsticks_by_hand() -> None:
     assert yardsticks(TRAIN[TRAIN["task"] == "RO"], items) == pytest.approx({"answer_frequent": 2 / 3})
     assert yardsticks(TRAIN[:0], items) == {}
     assert yardsticks(TRAIN, items[items["task"] == "VG"]) == {"recall50_mean_box": 0.75}
+
+
+def test_replicates_by_hand() -> None:
+    """The ratios of two modalities under the weights of five patients; p4 has items of no box, and counts for nothing.
+
+    Each of the three patients of ct moves its score by sqrt(3 / 2) of what the weights alone do, mr by sqrt(2).
+    """
+    rows = [("ct", 0, 1, 1), ("ct", 0, 0, 1), ("ct", 1, 1, 2), ("ct", 2, 0, 1), ("mr", 2, 1, 1), ("mr", 3, 0, 2)]
+    part = pd.DataFrame([*rows, ("us", 4, 0, 0)], columns=["modality", "patient", "value", "size"])
+    weight_RP = patient_weights(np.arange(5), 50)
+    expected = []
+    for a, b, c, d, _ in weight_RP:
+        ct = (a + b) / (2 * a + 2 * b + c) if a + b + c else np.nan
+        mr = c / (c + 2 * d) if c + d else np.nan
+        expected.append((2 / 5 + 1.5**0.5 * (ct - 2 / 5) + 1 / 3 + 2**0.5 * (mr - 1 / 3)) / 2)
+    assert np.isnan(expected).any() and np.isfinite(expected).sum() > 30
+    np.testing.assert_allclose(bootstrapped([part], np.arange(5), weight_RP), expected)
+    other = part[part["modality"] == "ct"]
+    twice_ct = [2 / 5 + 1.5**0.5 * ((a + b) / (2 * a + 2 * b + c or np.nan) - 2 / 5) for a, b, c, *_ in weight_RP]
+    both = (np.array(expected) + twice_ct) / 2
+    np.testing.assert_allclose(bootstrapped([part, other], np.arange(5), weight_RP), both)
+
+
+def test_replicates_scatter_as_much_as_the_error_says() -> None:
+    items = random_items(240, np.random.default_rng(5))
+    items["patient"] = items["patient"].str[1:].astype(int)
+    patient_P = np.unique(items["patient"])
+    for name, parts in parts_of(items).items():
+        value, error = mean_and_error(parts)
+        replicate_R = bootstrapped(parts, patient_P, patient_weights(patient_P, 2000))
+        assert replicate_R.mean() == pytest.approx(value, abs=0.2 * error), name
+        assert replicate_R.std(ddof=1) == pytest.approx(error, rel=0.1), name
+
+
+@pytest.mark.parametrize(
+    ("patients", "count"),
+    [
+        ([12], 12),  # one modality: all of them
+        ([5, 5, 5], 13),  # three times four degrees of freedom, and one
+        ([2, 100], 2),  # (1/2 + 1/100)^2 / (1/4 / 1 + 1/10000 / 99) = 1.04, and one
+        ([1, 100], 1),
+        ([], 0),
+    ],
+)
+def test_for_how_many_patients_those_of_modalities_count(patients: list[int], count: int) -> None:
+    modality = np.repeat(np.arange(len(patients)), patients).astype(str)
+    part = pd.DataFrame({"modality": modality, "patient": np.arange(len(modality)), "value": 0.0, "size": 1})
+    assert patients_that_count([part] * bool(patients)) == count
+    few = part.groupby("modality").head(3)  # of a further task, whose patients are the same
+    assert patients_that_count([part, few] * bool(patients)) == patients_that_count([few] * bool(patients))
+
+
+def test_patients_of_several_modalities_count_once() -> None:
+    part = pd.DataFrame({"modality": ["ct"] * 6 + ["mr"] * 6, "patient": [*range(6)] * 2, "value": 0.0, "size": 1})
+    assert patients_that_count([part]) == 6

@@ -47,7 +47,6 @@ COST = Cost(
     step_seconds=0.5,
     batch_size=16,
     validation_seconds=0.01,
-    setup_seconds=1.0,
     checkpoint_bytes=1_000_000,
     memory_bytes=2 * 10**9,
     idle_bytes=10**9,

@@ -10,9 +10,9 @@ import pytest
 
 from mmpkd.config import StageConfig, TrialConfig, validate
 from mmpkd.types import ConfigError, Task, lay_out
-from sweep.verdict.answer import Patients, Verdict, judge
+from sweep.verdict.answer import Verdict, judge
 from sweep.verdict.inference import SeedScores
-from sweep.verdict.opening.scores import patients_of
+from sweep.verdict.opening.patients import Patients, patients_of
 from sweep.verdict.protocol import Protocol
 from sweep.verdict.results.wording import sentence, what_would_tell
 from sweep.verdict.training.phases import smoothed, smoothing_of
@@ -118,7 +118,7 @@ def test_patients_whose_images_disagree_decide_no_score_of_patients(goal: str, r
         patient_N=np.array([0, 1, 1, 2]),
         target_NK=np.array([[1], [1], [0], [0]], np.float32),
         known_NK=np.ones((4, 1), bool),
-        facts=SimpleNamespace(tasks=lay_out([("m", "binary", ("no", "yes"))])),
+        facts=SimpleNamespace(tasks=lay_out([("m", "binary", ("no", "yes"))]), questions=None),
         rois=lambda row: row == 0,
     )
     assert patients_of(store, np.arange(4), goal) == Patients(3, rarer, 1)

@@ -97,9 +97,7 @@ def test_a_verdict_states_protocol_answers_students_and_ledger(done: Path) -> No
     assert opening["protocol"] == protocol["hash"] and "sweep.confirm fake finalists=2" in opening["command"]
     page = (done / "runs" / "fake" / "confirm" / "verdict.html").read_text()
     assert all(text in page for text in (protocol["hash"], "tabular-shuffled", "opened once", "mean training ROI"))
-    assert (
-        "<p>On 30 test patients that neither search nor choice has seen; 7 are of the rarer class and 30 with" in page
-    )
+    assert "<p>On 30 test patients that neither search nor choice has seen: 7 of the rarer class and 30 with" in page
     assert "A difference of 0.05 of test/auroc and of 0.1 of test/pointing was declared to matter." in page
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", page))
 

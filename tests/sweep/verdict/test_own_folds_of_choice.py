@@ -21,15 +21,15 @@ def test_each_student_of_the_choice_is_scored_on_its_own_validation_fold(monkeyp
         def __init__(self, store: Any, rows: Any, *others: Any):
             self.rows = rows.tolist()
 
-        def score(self, turn: int) -> dict[str, Any]:
-            scored.append((turn, self.rows))
+        def score(self, exported: Any) -> dict[str, Any]:
+            scored.append((exported.student, self.rows))
             return {}
 
     def rows(part: str, fold: int) -> np.ndarray:
         of_fold = np.arange(10 * fold, 10 * fold + 2)
         return of_fold if part == "val" else of_fold + 100
 
-    store: Any = SimpleNamespace(num_folds=num_folds, rows=rows)
+    store: Any = SimpleNamespace(num_folds=num_folds, rows=rows, facts=SimpleNamespace(questions=None))
     monkeypatch.setattr(scores, "PartScorer", Scorer)
     monkeypatch.setattr(scores, "student_of", lambda trained, record: SimpleNamespace(student=record.turn))
     monkeypatch.setattr(scores, "_read", lambda *args: None)
