@@ -72,8 +72,8 @@ def mean_and_error(parts: Sequence[pd.DataFrame]) -> tuple[float, float]:
 def bootstrapped(parts: Sequence[pd.DataFrame], patient_P: NDArray[np.int64], weight_RP: Floats) -> Floats:
     """Returns the mean over parts of the mean over modalities under each of R replicates of a bootstrap over patients.
 
-    The deviation of a modality with k patients from its score is multiplied by sqrt(k / (k - 1)), as the influences of
-    `mean_and_error` are: with few patients of each modality, replicates would scatter too little.
+    The factor k / (k - 1) of `mean_and_error` for a modality with k patients is not needed: how many of its patients
+    are drawn varies, which makes up for it (docs/decisions/vlm.md).
 
     Args:
         parts: none is empty. Their patients are among `patient_P`.
@@ -91,9 +91,7 @@ def bootstrapped(parts: Sequence[pd.DataFrame], patient_P: NDArray[np.int64], we
         )
         value_RM, size_RM = weight_RP @ value_PM, weight_RP @ size_PM
         score_RM = np.divide(value_RM, size_RM, out=np.full_like(value_RM, np.nan), where=size_RM > 0)
-        score_M, num_patients_M = value_PM.sum(axis=0) / size_PM.sum(axis=0), (size_PM > 0).sum(axis=0)
-        widened_M = np.sqrt(num_patients_M / np.maximum(num_patients_M - 1, 1))
-        of_parts.append(macro(score_M + widened_M * (score_RM - score_M)))
+        of_parts.append(macro(score_RM))
     return macro(np.stack(of_parts, axis=1))
 
 

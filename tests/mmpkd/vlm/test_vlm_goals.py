@@ -190,10 +190,7 @@ def test_yardsticks_by_hand() -> None:
 
 
 def test_replicates_by_hand() -> None:
-    """The ratios of two modalities under the weights of five patients; p4 has items of no box, and counts for nothing.
-
-    Each of the three patients of ct moves its score by sqrt(3 / 2) of what the weights alone do, mr by sqrt(2).
-    """
+    """The ratios of two modalities under the weights of five patients; the last has no box, and counts for nothing."""
     rows = [("ct", 0, 1, 1), ("ct", 0, 0, 1), ("ct", 1, 1, 2), ("ct", 2, 0, 1), ("mr", 2, 1, 1), ("mr", 3, 0, 2)]
     part = pd.DataFrame([*rows, ("us", 4, 0, 0)], columns=["modality", "patient", "value", "size"])
     weight_RP = patient_weights(np.arange(5), 50)
@@ -201,12 +198,12 @@ def test_replicates_by_hand() -> None:
     for a, b, c, d, _ in weight_RP:
         ct = (a + b) / (2 * a + 2 * b + c) if a + b + c else np.nan
         mr = c / (c + 2 * d) if c + d else np.nan
-        expected.append((2 / 5 + 1.5**0.5 * (ct - 2 / 5) + 1 / 3 + 2**0.5 * (mr - 1 / 3)) / 2)
+        expected.append((ct + mr) / 2)
     assert np.isnan(expected).any() and np.isfinite(expected).sum() > 30
     np.testing.assert_allclose(bootstrapped([part], np.arange(5), weight_RP), expected)
     other = part[part["modality"] == "ct"]
-    twice_ct = [2 / 5 + 1.5**0.5 * ((a + b) / (2 * a + 2 * b + c or np.nan) - 2 / 5) for a, b, c, *_ in weight_RP]
-    both = (np.array(expected) + twice_ct) / 2
+    of_ct = [(a + b) / (2 * a + 2 * b + c or np.nan) for a, b, c, *_ in weight_RP]
+    both = (np.array(expected) + of_ct) / 2
     np.testing.assert_allclose(bootstrapped([part, other], np.arange(5), weight_RP), both)
 
 

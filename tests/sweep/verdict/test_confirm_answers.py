@@ -182,11 +182,9 @@ def test_scores_and_replicates_of_answers_by_hand(monkeypatch: pytest.MonkeyPatc
             place = int(np.flatnonzero(patient_P == store.patient_N[row])[0])
             right_P[place] += answer == "yes"
             size_P[place] += 1
-        count, value = (size_P > 0).sum(), right_P.sum() / size_P.sum()
         with np.errstate(invalid="ignore"):
-            drawn_R = (weight_RP @ right_P) / (weight_RP @ size_P)
-        of_modalities.append(value + (count / max(count - 1, 1)) ** 0.5 * (drawn_R - value))
-        values.append(value)
+            of_modalities.append((weight_RP @ right_P) / (weight_RP @ size_P))
+        values.append(right_P.sum() / size_P.sum())
     # RO and GC have no answer that is, or contains, "yes": two more tasks with 0
     assert scores[ANSWER].value == pytest.approx(np.mean(values) / 3)
     np.testing.assert_allclose(scores[ANSWER].replicate_R, np.mean(of_modalities, axis=0) / 3)
