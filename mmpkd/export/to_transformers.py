@@ -1,8 +1,8 @@
 """Exports a student that answers as a folder for transformers. `README.md` has the code from the file of an image and a
 question to an answer and its boxes.
 
-transformers knows the positions of its own models only. With another rule, `position_rule` in the folder's `config.json`
-and its README hold the rule, and logits are right only where it is applied.
+transformers knows the positions of its own models only. With another rule, `position_rule` in the folder's
+`config.json` and its README hold the rule, and logits are right only where it is applied.
 """
 
 from __future__ import annotations
