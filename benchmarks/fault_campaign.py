@@ -46,7 +46,7 @@ from tests.sweep.nodes import local_cluster
 
 SHARE: Final = 0.6  # of the trials, by which all faults are due: the last faults must still find trials that wait
 STALLED: Final = 300.0  # seconds without an event after which the campaign gives up
-LEAVE_SECONDS: Final = 30.0  # time in which the processes of an ended sweep have to go
+LEAVE_SECONDS: Final = 60.0  # time in which the processes of an ended sweep have to go, on a busy machine too
 IN_NAMESPACE: Final = "CHAOS_NAMESPACE"  # environment variable: whether this process has mounts of its own
 
 

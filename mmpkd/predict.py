@@ -122,7 +122,9 @@ def main(words: Sequence[str]) -> None:
         bad, warned, table = outcome.bad, outcome.warned, questions_of.TABLE
         counted_results = f"{outcome.num_answers} answer{'s' * (outcome.num_answers > 1)}"
         if num_unknown := outcome.num_unknown:
-            command.warn([f"{num_unknown} of {outcome.num_answers} questions hold {UNKNOWN_WORDS}"])
+            problem = f"{num_unknown} of {outcome.num_answers} questions hold {UNKNOWN_WORDS}"
+            which = ", ".join(outcome.unknown[: questions_of.SHOWN])
+            command.warn([f"{problem}{f', such as {which}' * bool(which)}; ask as the questions of its cohort do"])
         for line in outcome.lines:
             print(line)
     else:

@@ -238,7 +238,7 @@ def _lock_of(path: Path) -> Path:
     See `cohort/prepare.py` and `teachers/cache.py`.
     """
     name = path.name
-    for ending in (*HALF_WRITTEN, ".deleted"):
+    for ending in (*HALF_WRITTEN, ".deleted", ".training"):
         name = name.removesuffix(ending)
     return path.with_name(f"{name}.lock")
 

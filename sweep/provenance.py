@@ -33,6 +33,7 @@ def code_commit() -> str:
     return f"{commit}+changes" if commit and _git(root, "status", "--porcelain", "-uno") else commit
 
 
+@cache
 def library_versions() -> Mapping[str, str]:
     """Returns the versions of Python and of the main libraries, by name."""
     versions = {"python": platform.python_version()}

@@ -30,7 +30,8 @@ to an image.
   to=hub        what to=timm writes, with the preprocessing as JSON and a model
                 card, for the Hugging Face Hub
   to=transformers   a student that answers (vlm.safetensors) as a folder of
-                transformers; its README.md says where positions differ
+                transformers; its README.md has the code that asks it, or says
+                where positions differ
   out=DIR       the new folder [runs/export/FORMAT]
 
           reads an image   probabilities   map   a guided   runs without
@@ -66,7 +67,7 @@ def main(words: Sequence[str]) -> None:
     out = command.named_folder(own["out"] or f"runs/export/{own['to']}")
     difference = export(Path(own["model"]), own["to"], out)
     if own["to"] == ANSWERING:
-        print(f"{out}: a folder for transformers; {out / 'README.md'} says how it is used")
+        print(f"{out}: a folder for transformers; {out / 'README.md'} shows how to use it")
         return
     print(f"{out}: gives the student's probabilities, to {difference:.1g}; {out / 'README.md'} shows how to use it")
 

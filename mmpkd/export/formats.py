@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmpkd.command import warn
-from mmpkd.export import student_file, to_hub, to_mlflow, to_onnx, to_timm
+from mmpkd.export import student_file, to_hub, to_mlflow, to_onnx, to_timm, to_transformers
 from mmpkd.export.lookup import find, is_answering
 from mmpkd.export.student_file import Exported
 from mmpkd.machine.new_folder import new_folder
 from mmpkd.types import ConfigError, UserError
-from mmpkd.vlm import exported as exported_vlm
 from mmpkd.vlm import student as vlm_student
 
 TOLERANCE = 1e-5  # largest difference of a probability
@@ -69,8 +68,7 @@ def export(model: Path, to: str, out: Path) -> float:
         wanted = ANSWERING if is_answering(file) else " or ".join(FORMATS)
         raise ConfigError.at("to", f"{to} is not for a student that {does}; write {wanted}")
     if to == ANSWERING:
-        vlm_student.read(file)  # refuses what is a teacher, or damaged
-        warn(exported_vlm.to_folder(file, out, words))
+        warn(to_transformers.write(vlm_student.read(file), out, words))
         return 0.0
     kind = FORMATS[to]
     exported = student_file.read(file)

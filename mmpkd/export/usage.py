@@ -3,9 +3,23 @@ Python code that applies them. The files of every format state both."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
+from mmpkd.cohort.decode import Depth
 from mmpkd.export.student_file import Card
+
+
+class Pictured(Protocol):
+    """What the card of any student says of its images; see `Card`."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def depth(self) -> Depth: ...
+    @property
+    def slices(self) -> tuple[float, ...]: ...
 
 
 def label_names(card: Card) -> list[str]:
@@ -54,7 +68,7 @@ def preprocessing_of(card: Card) -> dict[str, Any]:
     }
 
 
-def reading_code(card: Card) -> str:
+def reading_code(card: Pictured) -> str:
     """Returns the Python function `read_square(path)`, which gives 1 x C x S x S float32 pixels in [0, 1] with the same
     numbers as this package reads from the file of a picture."""
     mode, size = "L" if card.channels == 1 else "RGB", card.image_size
@@ -98,14 +112,14 @@ def reading_code(card: Card) -> str:
     return "\n".join(lines)
 
 
-def imports_code(card: Card, *modules: str) -> str:
+def imports_code(card: Pictured, *modules: str) -> str:
     """Returns the import statements of code that uses `reading_code` and further modules."""
     further = [*modules, *(["skimage.exposure"] if card.depth.clahe else [])]
     numpy_and_pillow = ["import numpy as np", "from PIL import Image, ImageOps"]
     return "\n".join([*sorted(f"import {module}" for module in further), *numpy_and_pillow])
 
 
-def image_notes(card: Card) -> str:
+def image_notes(card: Pictured) -> str:
     """Returns in words what an image must be, and how it becomes the square that the student sees."""
     kind, size = "grey" if card.channels == 1 else "RGB", card.image_size
     text = (

@@ -32,13 +32,16 @@ class Outcome(NamedTuple):
 
     bad: a line for each file that cannot be read.
     warned: the images with a warning by its key in `WARNINGS`.
-    lines: answers as they are printed; none if the training images were credentialed.
+    num_unknown: number of questions with words that the student has not learnt.
+    unknown: these words, and
+    lines: answers as they are printed; none of both if the training images were credentialed.
     """
 
     bad: list[str]
     warned: dict[str, list[str]]
     num_answers: int
-    num_unknown: int  # questions with words that the student has not learnt
+    num_unknown: int
+    unknown: list[str]
     lines: list[str]
 
 
@@ -134,7 +137,7 @@ def answer_all(
     Raises:
         CohortError: the machine fails while an image is read, or no image can be read.
     """
-    outcome, num_answers, num_unknown = Outcome([], {}, 0, 0, []), 0, 0
+    outcome, num_answers, num_unknown = Outcome([], {}, 0, 0, [], []), 0, 0
     files, picture_of = {path: name for path, name in name_of.items() if name in questions}, picture_names([*questions])
     with open_table(folder / TABLE) as table:
         table.writerow(COLUMNS)
@@ -152,7 +155,10 @@ def answer_all(
                     outcome.warned.setdefault(key, []).append(name)
             for answer in answers:
                 table.writerow([name, *_cells(answer)])
-                num_unknown += bool(model.unknown_words(answer.question))
+                unknown = model.unknown_words(answer.question)
+                num_unknown += bool(unknown)
+                if not model.card.credentialed:
+                    outcome.unknown.extend(word for word in unknown if word not in outcome.unknown)
             num_answers += len(answers)
             if not model.card.credentialed and len(outcome.lines) < SHOWN:
                 outcome.lines.extend(f"{name}: {answer.text or '(an empty answer)'}" for answer in answers)

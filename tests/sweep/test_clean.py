@@ -104,15 +104,17 @@ def test_the_cache_keeps_files_that_a_plan_names_and_files_being_written(
         cached(cache, "stores", f"table-{store}")
     cached(cache, "teachers", "tabular-1", cohort="aa11")
     cached(cache, "teachers", "tabular-2", cohort="bb22")
+    for teacher, cohort in (("vlm-3", "aa11"), ("vlm-4", "bb22"), ("vlm-5", "bb22")):  # which still learn
+        cached(cache, "teachers", f"{teacher}.training", cohort=cohort)
     (cache / "stages").mkdir()
     for stage in ("aa11-1.pt", "bb22-2.pt", "bb22-3.pt.0f.partial"):
         (cache / "stages" / stage).touch()
     clean.main([f"storage={storage}", "delete=true"])
     assert (cache / "stores" / "table-bb22").exists(), "only with unused=true"
-    with locked(cache / "stores" / "table-dd44.lock"):
+    with locked(cache / "stores" / "table-dd44.lock"), locked(cache / "teachers" / "vlm-5.lock"):
         clean.main([f"storage={storage}", f"cache={cache}", "unused=true", "delete=true"])
     left = {path.name for path in cache.glob("*/*") if path.is_dir()}
-    assert left == {"table-aa11", "table-dd44.partial", "tabular-1"}
+    assert left == {"table-aa11", "table-dd44.partial", "tabular-1", "vlm-3.training", "vlm-5.training"}
     assert [path.name for path in (cache / "stages").iterdir() if path.suffix != ".lock"] == ["aa11-1.pt"]
 
 

@@ -172,8 +172,7 @@ def test_data_may_move_but_not_change(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_sweep_from_start_to_report(tmp_path: Path) -> None:
-    words = ("trials=6", "search.at_a_time=1")  # a worker takes seconds to start; the next test has two at a time
-    status, text = ran(tmp_path, *words)
+    status, text = ran(tmp_path, "trials=6")
     folder, tracking = tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert status == 0
     assert "Front" in text and "±" in text and "tabular" in text and "6/6 done (6 complete), 0 running" in text
@@ -191,7 +190,7 @@ def test_a_sweep_from_start_to_report(tmp_path: Path) -> None:
     assert isinstance(config, TrialConfig) and yaml.safe_load((folder / "best.yaml").read_text())["threads"] == 1
 
     before = (folder / "trained.txt").read_text()
-    status, text = ran(tmp_path, *words)
+    status, text = ran(tmp_path, "trials=6")
     assert status == 0 and "all 6 trials are done" in text
     assert (folder / "trained.txt").read_text() == before
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "trials.parquet"), table)
@@ -224,7 +223,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
 def test_a_sweep_with_bugs_and_dying_workers(tmp_path: Path) -> None:
     decays = {"diverges": 0.01, "bug": 0.07, "dies": 0.15}
     arms = [f"arms.{arm}={{optimizer: {{weight_decay: {decay}}}}}" for arm, decay in decays.items()]
-    status, text = ran(tmp_path, "trials=5", "search.at_a_time=1", "arms.tabular=false", *arms)
+    status, text = ran(tmp_path, "trials=5", "arms.tabular=false", *arms)
     table = pd.read_parquet(tmp_path / "fake" / "trials.parquet")
     assert status == 0
     ends = {"none": "complete", "diverges": "failed", "bug": "failed", "dies": "complete"}  # tried again

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from mmpkd import command
+from mmpkd import checkpoint, command
 from mmpkd.cohort.store import Store
 from mmpkd.config import ScheduleConfig, TrialConfig
 from mmpkd.machine.checksums import fingerprint, of_files, sealed, unsealed
 from mmpkd.machine.files import locked, write_atomically
 from mmpkd.machine.new_folder import new_folder
 from mmpkd.teachers.training import content_hash
-from mmpkd.types import ConfigError, DivergedError, SharedCache, TeacherError
+from mmpkd.types import ConfigError, DivergedError, EpochReport, SharedCache, TeacherError
 from mmpkd.vlm import exported
 from mmpkd.vlm.config import FAMILIES, VlmTeacherConfig
 from mmpkd.vlm.model import Vlm, build
@@ -34,6 +36,7 @@ from mmpkd.vlm.vocabulary import Processor
 
 TEACHERS = "teachers"  # folder of the cache
 MANIFEST = "manifest.json"  # written last: a folder that has it is complete, and other machines may copy it
+BEGUN = ".training"  # ending of the folder of a teacher that still learns
 VERSION = 3  # must be raised when the same configuration would give another teacher
 
 Content = TypeVar("Content")
@@ -160,6 +163,7 @@ def fit_teacher(
     """Returns the teacher of a configuration, from the cache if it is there; None if nothing is distilled.
 
     A teacher learns only items of training patients that have a true answer. A lock makes other trainings wait for it.
+    An interrupted teacher goes on from its own checkpoint, which is written as those of students are.
     Its address is a content hash of everything that determines it, of which the weights in the folder of a model are a
     part, but not the path of the folder.
 
@@ -182,16 +186,19 @@ def fit_teacher(
         with locked(folder, _not_locked):
             folder = (shared and shared.fetch(entry)) or folder
             if not (folder / MANIFEST).exists():
-                vlm = _trained(config, teacher, Items(store, train, teacher, processor), processor, store, device)
+                begun = folder.with_name(f"{folder.name}{BEGUN}")
+                of_train = Items(store, train, teacher, processor)
+                vlm = _trained(config, teacher, of_train, processor, store, device, begun, address)
                 seen = Items(store, val, teacher, processor)
                 texts, _ = seen.answers(vlm, range(len(seen)), teacher.max_new_tokens, size, device)
                 quality = goals(seen.scored(texts), own_scores(store.questions))
                 shutil.rmtree(folder, ignore_errors=True)  # without a manifest it is incomplete
-                with new_folder(folder, []) as partial:
-                    exported.write(partial, vlm, teacher, store.facts.image_size, store.facts.channels, {})
+                with new_folder(folder, []) as made:
+                    exported.write(made, vlm, teacher, store.facts.image_size, store.facts.channels, {})
                     manifest = {"cohort": store.fingerprint, "quality": quality}
-                    manifest["checksums"] = of_files(partial, [exported.NAME])
-                    (partial / MANIFEST).write_text(sealed(manifest))
+                    manifest["checksums"] = of_files(made, [exported.NAME])
+                    (made / MANIFEST).write_text(sealed(manifest))
+                shutil.rmtree(begun, ignore_errors=True)
                 if shared:
                     shared.publish(entry)
     try:
@@ -213,7 +220,15 @@ def _trained(
     processor: Processor,
     store: Store,
     device: torch.device,
+    begun: Path,
+    address: str,
 ) -> Vlm:
+    """Returns the teacher after its last epoch.
+
+    Args:
+        begun: folder of its checkpoint, from which an interrupted training goes on. `sweep.clean` reads there for
+            which cohort it was.
+    """
     size, channels = store.facts.image_size, store.facts.channels
     vlm = build(teacher, processor, size, channels, teacher.seed, "vlm teacher").to(device)
     if not items.answered and teacher.epochs:
@@ -231,11 +246,31 @@ def _trained(
         teacher.seed,
         "vlm teacher",
     )
-    step = 0
+    nothing, history = nn.ModuleDict(), list[EpochReport]()
+    if (begun / checkpoint.NAME).exists():
+        try:
+            _, history = checkpoint.restore(begun / checkpoint.NAME, vlm, nothing, lambda _: learner.optimizer, address)
+        except ConfigError as error:
+            raise TeacherError(
+                f"distillation.teacher: {error.mistakes[0].path}: {error.mistakes[0].problem}"
+            ) from error
+    elif teacher.epochs:
+        begun.mkdir(parents=True, exist_ok=True)
+        (begun / MANIFEST).write_text(sealed({"cohort": store.fingerprint}))
+
+    def state(epoch: int) -> dict[str, Any]:
+        progress = checkpoint.Progress(0, epoch)
+        return checkpoint.state_of(vlm, nothing, learner.optimizer, history, progress, address, address)
+
     what = "teacher" if teacher.model in FAMILIES else f"teacher {Path(teacher.model).name}"
     try:
-        for epoch in command.progress_bar(range(teacher.epochs), what):
-            _, step = learner.epoch(epoch, teacher.epochs, targets, step, hints=teacher.hints)
+        with checkpoint.CheckpointWriter(begun, config.checkpoint_seconds) as writer:
+            for epoch in command.progress_bar(range(len(history), teacher.epochs), what):
+                started, step = time.perf_counter(), history[-1].step if history else 0
+                writer.begin_epoch()
+                terms, step = learner.epoch(epoch, teacher.epochs, targets, step, hints=teacher.hints)
+                history.append(EpochReport(epoch + 1, step, time.perf_counter() - started, terms, {}))
+                writer.offer(partial(state, epoch + 1))
     except DivergedError as error:  # its advice is about the student
         problem = "distillation.teacher: its loss is no longer finite"
         raise TeacherError(f"{problem}; lower distillation.teacher.learning_rate") from error

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
+from mmpkd.cohort.decode import Depth
+from mmpkd.export import to_transformers
+from mmpkd.export.origin import Origin
+from mmpkd.frames import Letterbox
 from mmpkd.types import ConfigError
 from mmpkd.vlm import exported
-from mmpkd.vlm.config import LoraConfig, PositionsConfig
+from mmpkd.vlm.config import LoraConfig, PositionsConfig, VlmConfig
 from mmpkd.vlm.model import check
 from mmpkd.vlm.network import network_of_folder
-from tests.mmpkd.vlm.conftest import logits_of
+from mmpkd.vlm.rows import batch, item
+from mmpkd.vlm.student import VlmCard, VlmStudent
+from tests.mmpkd.vlm.conftest import QUESTIONS, logits_of
 from tests.mmpkd.vlm.model_folders import tokenizer, write_tiny_model
 
 
 def write(case, folder):
     return exported.write(folder, case.vlm, case.config, 32, 1, {"trial": "abc"})
+
+
+def to_folder(case, place, folder):
+    """Writes an example as a folder for transformers, through its file."""
+    vlm, content = exported.read(write(case, place))
+    channels = case.image_MCHW.shape[1]
+    card = VlmCard(channels, 32, Depth(8, None, None), "source", "cohort", 0, "trial", credentialed=False)
+    origin = Origin("table", {}, {}, (), (), False, 1, 0, {})
+    config = VlmConfig.model_validate(content["config"])
+    to_transformers.write(VlmStudent(vlm, config, card, np.array([], np.int64), origin), folder, ["mmpkd.export"])
 
 
 def with_random_adapters(case):
@@ -51,10 +69,12 @@ def test_a_student_comes_back_with_its_adapters_merged(model, lora, example, tin
 def test_a_folder_gives_the_same_logits_in_transformers_unless_it_says_so(gap, example, tiny_config, tmp_path):
     case = with_random_adapters(example(tiny_config(gap=gap, lora=LoraConfig(rank=2))))
     folder = tmp_path / "folder"
-    exported.to_folder(write(case, tmp_path), folder, ["mmpkd.export"])
+    to_folder(case, tmp_path, folder)
     difference = (stock_logits(case, folder) - case.vlm(case.rows)).abs().max()
     config, readme = json.loads((folder / "config.json").read_text()), (folder / "README.md").read_text()
     assert config["position_rule"] == PositionsConfig(border_gap=gap).model_dump()
+    pixels = AutoImageProcessor.from_pretrained(folder)(list(case.image_MCHW), return_tensors="pt")
+    assert (pixels["pixel_values"] - case.vlm._patches(case.image_MCHW)[0]).abs().max() < 1e-6
     if gap == 1:
         assert difference < 1e-5 and "other positions" not in readme
     else:
@@ -88,7 +108,9 @@ def model_folder(tmp_path):
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
 @torch.no_grad()
-def test_a_folder_of_a_model_is_a_student_with_its_own_tokenizer(family, example, tiny_config, model_folder, tmp_path):
+def test_a_folder_of_a_model_is_a_student_with_its_own_tokenizer(
+    family, example, tiny_config, model_folder, tmp_path, monkeypatch, capsys
+):
     case = example(tiny_config(str(model_folder(family)), gap=1))
     assert check(case.config, 32) == []
     tokens = case.processor.tokens
@@ -98,7 +120,12 @@ def test_a_folder_of_a_model_is_a_student_with_its_own_tokenizer(family, example
     vlm, content = exported.read(write(case, tmp_path))
     assert (vlm(case.rows) - case.vlm(case.rows)).abs().max() < 1e-7
     assert str(tmp_path) not in json.dumps(content)
-    exported.to_folder(tmp_path / exported.NAME, tmp_path / "again", ["mmpkd.export"])
+    to_folder(case, tmp_path, tmp_path / "again")
+    Image.fromarray(case.image_MCHW[0].permute(1, 2, 0).squeeze(2).numpy()).save(tmp_path / "scan.png")
+    monkeypatch.setattr("sys.argv", ["answer.py", str(tmp_path / "again"), str(tmp_path / "scan.png"), QUESTIONS[0]])
+    exec((tmp_path / "again" / "README.md").read_text().partition("```python\n")[2].partition("```")[0], {})
+    first = batch(case.processor, [item(case.processor, Letterbox(32, 32, 32), QUESTIONS[0])], case.image_MCHW[:1], [0])
+    assert capsys.readouterr().out.splitlines()[0] == vlm.answer(first, case.config.max_new_tokens).texts[0]
     again = example(tiny_config(str(tmp_path / "again")))
     assert again.processor.tokens.encode("a mass") == tokens.encode("a mass")
     assert (again.vlm(case.rows) - case.vlm(case.rows)).abs().max() < 1e-7
@@ -154,7 +181,7 @@ def test_a_folder_without_its_own_weights_is_refused(tiny_config, model_folder):
 
 def test_a_folder_whose_model_learned_other_positions_says_so(example, tiny_config, model_folder, tmp_path):
     case = example(tiny_config(str(model_folder("qwen2_vl")), gap=2))
-    exported.to_folder(write(case, tmp_path), tmp_path / "again", ["mmpkd.export"])
+    to_folder(case, tmp_path, tmp_path / "again")
     (mistake,) = check(tiny_config(str(tmp_path / "again"), gap=1), 32)
     assert mistake.path == "positions" and "border_gap: 2, stride_height: 1" in mistake.problem
     assert check(tiny_config(str(tmp_path / "again"), gap=2), 32) == []

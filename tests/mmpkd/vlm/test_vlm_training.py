@@ -13,11 +13,12 @@ from mmpkd.build import check
 from mmpkd.cohort import facts
 from mmpkd.config import TrialConfig, validate
 from mmpkd.train import train
-from mmpkd.types import ConfigError, EpochReport
+from mmpkd.types import ConfigError, EpochReport, TeacherError
 from mmpkd.vlm import exported
 from mmpkd.vlm.config import VlmConfig
 from mmpkd.vlm.model import check as model_check
 from mmpkd.vlm.training import losses
+from mmpkd.vlm.training.learner import Learner
 from mmpkd.vlm.training.losses import Logits
 from mmpkd.vlm.training.run import VlmRun
 from mmpkd.vlm.training.targets import Targets, corrections, is_wrong, rounds_begin
@@ -79,6 +80,35 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, distilla
     second, _ = exported.read(tmp_path / "part" / exported.NAME)
     weights = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     assert all(torch.equal(one_weight, other) for one_weight, other in weights)
+
+
+def test_an_interrupted_teacher_goes_on_and_equals_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_with(1, teacher={**TEACHER, "epochs": 3, "hints": 0.5}, kl={"weight": 1.0})
+    whole = run_of(config, tmp_path / "whole").teacher
+    learn, begun = Learner.epoch, list[int]()
+
+    def epoch(self: Learner, number: int, *rest: Any, **more: Any) -> Any:
+        begun.append(number)
+        if begun == [0, 1]:
+            raise Interrupted
+        return learn(self, number, *rest, **more)
+
+    monkeypatch.setattr(Learner, "epoch", epoch)
+    with pytest.raises(Interrupted):
+        run_of(config, tmp_path / "part")
+    (unfinished,) = (tmp_path / "part" / "cache" / "teachers").glob("*.training")
+    content = (unfinished / checkpoint.NAME).read_bytes()
+    (unfinished / checkpoint.NAME).write_bytes(content[:-9])
+    with pytest.raises(TeacherError, match=r"distillation.teacher: .*last.pt: is not a readable .* delete it"):
+        run_of(config, tmp_path / "part")
+    (unfinished / checkpoint.NAME).write_bytes(content)
+    resumed = run_of(config, tmp_path / "part").teacher
+    assert begun == [0, 1, 1, 2] and not unfinished.exists()
+    assert whole is not None and resumed is not None and resumed.address == whole.address
+    weights = zip(whole.vlm.state_dict().values(), resumed.vlm.state_dict().values(), strict=True)
+    assert all(torch.equal(each, other) for each, other in weights)
 
 
 def test_cached_logits_of_all_words_equal_those_at_each_step(tmp_path: Path) -> None:

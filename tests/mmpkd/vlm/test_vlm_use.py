@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
+from transformers import Qwen3VLForConditionalGeneration
 
 from mmpkd import evaluate, predict
 from mmpkd.build import check
@@ -20,12 +22,14 @@ from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.export.__main__ import main as export
-from mmpkd.prediction.answering import ANSWERED, ASKED, Answer
+from mmpkd.frames import Letterbox
+from mmpkd.prediction.answering import ANSWERED, ASKED, Answer, Answerer
 from mmpkd.train import train
 from mmpkd.types import ConfigError
 from mmpkd.vlm import exported, student
 from mmpkd.vlm.boxes import Box
 from mmpkd.vlm.model import Answers, Vlm
+from mmpkd.vlm.rows import restored
 from mmpkd.vlm.scores import text
 from mmpkd.vlm.scores.goals import all_scores, own_scores
 from mmpkd.vlm.scores.yardsticks import yardsticks
@@ -85,7 +89,7 @@ def test_a_question_about_images_becomes_answers_with_boxes_in_pixels(
     assert sorted(path.name for path in (out / "overlays").iterdir()) == ["a.png", "b.png"]
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0] == "a.png: <box>(0,0),(500,500)</box>"
-    assert "2 of 2 questions hold words that the student has not learnt" in printed.err
+    assert "2 of 2 questions hold words that the student has not learnt, such as zebra; ask as" in printed.err
 
 
 def test_a_file_of_questions_asks_each_about_its_own_image(
@@ -118,8 +122,10 @@ def test_answers_of_restricted_data_are_not_printed(
     card = student.VlmCard(**{**vars(known.card), "credentialed": True})
     monkeypatch.setattr(student, "read", lambda path: student.VlmStudent(**{**vars(known), "card": card}))
     out = tmp_path / "out"
-    predict.main([f"model={folder}", f"images={images / 'a.png'}", "question=where?", f"out={out}"])
-    assert capsys.readouterr().out == f"1 answer: {out / 'answers.csv'}, overlays: {out / 'overlays'}\n"
+    predict.main([f"model={folder}", f"images={images / 'a.png'}", "question=where is Anna?", f"out={out}"])
+    printed = capsys.readouterr()
+    assert printed.out == f"1 answer: {out / 'answers.csv'}, overlays: {out / 'overlays'}\n"
+    assert "hold words that the student has not learnt; ask as" in printed.err and "Anna" not in printed.err
 
 
 def test_a_picture_shows_the_boxes_of_answer_and_question_where_they_are() -> None:
@@ -150,8 +156,39 @@ def test_a_question_and_a_student_must_fit(folder: Path, images: Path, tmp_path:
         export([f"model={folder}", "to=onnx", f"out={tmp_path / 'onnx'}"])
     with pytest.raises(ConfigError, match="transformers is not for a student that classifies; write timm or onnx"):
         export([f"model={classifying}", "to=transformers"])
-    export([f"model={folder}", "to=transformers", f"out={tmp_path / 'transformers'}"])
-    assert (tmp_path / "transformers" / "processor.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.png"])
+def test_the_code_of_an_exported_folder_answers_as_predict_does(
+    name: str,
+    folder: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its own answer is the same. An answer with a box, given in its place, has the box at the same pixels, rounded."""
+    out, question = tmp_path / "transformers", "where is the lesion? T2-weighted"
+    export([f"model={folder}", "to=transformers", f"out={out}"])
+    model = Answerer(folder)
+    monkeypatch.setattr("sys.argv", ["answer.py", str(out), str(images / name), question])
+    code = (out / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    capsys.readouterr()
+    exec(code, {})
+    assert capsys.readouterr().out.splitlines()[0] == model(images / name, question)[0].text
+    steps, tokens = "<box>(6,9),(18,14)</box>", model.vlm.processor.tokens
+
+    def generate(self: object, input_ids: torch.Tensor, **_: object) -> torch.Tensor:
+        return torch.cat([input_ids, torch.tensor([[*tokens.encode(steps), tokens.end]])], dim=1)
+
+    monkeypatch.setattr(Qwen3VLForConditionalGeneration, "generate", generate)
+    exec(code, {})
+    given, box = capsys.readouterr().out.splitlines()
+    height, width = np.asarray(Image.open(images / name)).shape
+    (expected,) = Answer(
+        question, restored(steps, Letterbox(height, width, 32), 24), 0.0, np.zeros((height, width))
+    ).boxes
+    assert given == steps and json.loads(box) == pytest.approx(list(expected), abs=0.51)
 
 
 def test_a_teacher_is_no_student(folder: Path, tmp_path: Path) -> None:
