@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-PATIENCE: Final = 30.0  # seconds after a kill by which every process of the driver must have gone
+# Seconds after a kill by which every process of the driver must have gone. On a busy machine a Ray worker that was just
+# starting has looked for its raylet for more than 30.
+PATIENCE: Final = 60.0
 
 
 class Line(NamedTuple):
