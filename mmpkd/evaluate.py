@@ -148,8 +148,10 @@ def main(words: Sequence[str]) -> None:
     lines += fold_notes(store, [name for name in columns if name in compared])
     lines.append(f"these tables and the scores of every image: {folder}")
     if store.facts.credentialed:
-        files = ", ".join(f"{name}.csv" for name, table in tables.items() if {"sample", "patient"} & set(table))
-        lines.append(f"{files} hold names of files and patients of a credentialed cohort; do not share them")
+        files = [f"{name}.csv" for name, table in tables.items() if {"sample", "patient"} & set(table)]
+        hold, them = ("hold", "them") if len(files) > 1 else ("holds", "it")
+        what = f"{hold} names of files and patients of a credentialed cohort; do not share {them}"
+        lines.append(f"{', '.join(files)} {what}")
     command.plain_console().print("\n".join(lines), highlight=False, soft_wrap=True)
 
 

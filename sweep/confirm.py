@@ -19,8 +19,8 @@ from sweep.storage.continuation import CHANGEABLE_LEAVES
 from sweep.storage.failures import disk_problem
 from sweep.storage.lock import alone_in
 from sweep.storage.reader import check_exists
+from sweep.storage.records import MIN_CONFIRMED
 from sweep.transfer.views import is_running_there, view_of
-from sweep.verdict.finalists import MIN_TRIALS
 from sweep.verdict.folder import confirmed_by, lock_of
 from sweep.verdict.power import MIN_SEEDS
 from sweep.verdict.protocol import Wanted
@@ -86,7 +86,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
 PASSED_ON: Final = (*set(CHANGEABLE_LEAVES) - {"search.trials", "search.plateau", "search.keep"}, "scratch", "patience")
 MOST: Final = 1000  # seeds of the choice and of the training are as far apart
 # Of whole numbers. With a single finalist the luck of the search is unknown, so nothing could be told.
-LEAST: Final = {"finalists": MIN_TRIALS, "choose_seeds": MIN_SEEDS, "seeds": MIN_SEEDS, "folds": 3}
+LEAST: Final = {"finalists": MIN_CONFIRMED, "choose_seeds": MIN_SEEDS, "seeds": MIN_SEEDS, "folds": 3}
 
 
 @requests_end_the_driver()

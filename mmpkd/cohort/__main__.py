@@ -74,7 +74,7 @@ def main(words: Sequence[str]) -> None:
     if verb == "check":
         check(config, cache, None if samples == "all" else int(samples), console)
         return
-    store = prepare(config, cache)
+    store = prepare(config, cache, notes=verb != "show")  # which prints them itself
     warn(suspects_of(store).lines(store.facts))
     if verb == "show":
         show(store, console)

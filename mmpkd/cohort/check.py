@@ -57,8 +57,9 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         num_changed = int(has_changed.sum())
         problems += [f"the report texts of {num_changed} samples have changed"] if num_changed else []
     if scan.questions is not None:
-        current = questions.about(scan.questions, list(store.sample_ids)).fillna("").astype(str)
-        if not current.equals(store.questions[list(questions.COLUMNS)].fillna("").astype(str)):
+        tables = (questions.about(scan.questions, list(store.sample_ids)), store.questions)
+        current, stored = (table[list(questions.COLUMNS)].fillna("").astype(str) for table in tables)
+        if not current.equals(stored):
             problems.append("the questions or answers have changed")
     views = [store.view(name) for name in store.facts.views]
     rows = np.arange(len(store.sample_ids))

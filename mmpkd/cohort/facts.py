@@ -87,8 +87,9 @@ class Scan:
     text: one string column per section of the reports, NaN where missing. None if the cohort has no text.
     near_label_sections: names of the columns of `text` from which the labels were read.
     files: the files of each sample, relative to the root (POSIX) or absolute. Empty for a generated cohort.
-    questions: the questions about the images and their answers, a table with the columns of `questions.COLUMNS`; see
-        there. Such a cohort has no classification tasks and no labels. None: the cohort has no questions.
+    questions: the questions about the images and their answers, a table with the columns of `questions.COLUMNS`, and
+        perhaps `place`; see there. Such a cohort has no classification tasks and no labels. None: the cohort has no
+        questions.
     tables: paths of the source tables, relative to the root. Their contents are hashed into the fingerprint.
     notes: sentences that state what was left out and why. `prepare` prints them and keeps them in the manifest.
     share_left_out: share of the source's questions that cannot be used; notes count them by reason.
@@ -213,6 +214,12 @@ class Reader(ABC):
     def deviations(self, scan: Scan) -> list[str]:
         """Describes how this copy differs from the published data set, for `python -m mmpkd.cohort check`."""
         return []
+
+    def column_of(self, sample_id: str, file: str) -> str | None:
+        """Returns the column of the user's table, as last scanned, that holds the path of a further file of a sample,
+        such as a view or a mask, for messages that must not show the path. None: it is the sample's image, or there is
+        no such column."""
+        return None
 
     @abstractmethod
     def load(self, sample_id: str) -> RawImage:

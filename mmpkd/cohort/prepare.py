@@ -43,7 +43,12 @@ TABLES_BYTES = 4096  # rough size of a sample's rows in the tables and the journ
 
 
 def prepare(
-    config: CohortConfig, cache: Path, depth: Depth | None = None, shared: SharedCache | None = None, folds: bool = True
+    config: CohortConfig,
+    cache: Path,
+    depth: Depth | None = None,
+    shared: SharedCache | None = None,
+    folds: bool = True,
+    notes: bool = True,
 ) -> Store:
     """Returns the store of a cohort under `cache/stores`, and prepares it first if there is none.
 
@@ -53,6 +58,7 @@ def prepare(
         shared: a cache that this machine shares with others, from which a store that lies there is copied.
         folds: whether the cohort is refused if its patients are too few for folds. If not, all of it is then one
             part, test, and nothing can be trained on it.
+        notes: whether the store's notes are printed. The command `show` prints them itself.
 
     Raises:
         ConfigError: the reader is unknown, the root is missing, or the options do not fit.
@@ -82,9 +88,10 @@ def prepare(
             problem = f"{num_readable} of the samples that were left out of {target} can be read now"
             raise CohortError(f"{problem}: delete it (rm -r {target}) and it is prepared again\n{error}") from None
         raise
+    noted = store.manifest["notes"] if notes else []
     if is_known:
-        noted = [note for note in store.manifest["notes"] if note.startswith(WARNING)]
-        _print_lines([*noted, *_left_out(store), *_not_compared(store)])
+        noted = [*(note for note in noted if note.startswith(WARNING)), *(_left_out(store) if notes else ())]
+    _print_lines([*(_not_compared(store) if is_known else _summary(config, reader, scan, store, bad)), *noted])
     return store
 
 
@@ -226,7 +233,6 @@ def _build_store(
         manifest["checksums"] = of_files(partial, manifest["files"])
         (partial / MANIFEST).write_text(sealed(manifest, indent=1))
         os.replace(partial, target)
-    _print_summary(config, reader, scan, manifest, bad)
 
 
 def _questions_about(scan: Scan, kept: list[str]) -> Scan:
@@ -264,25 +270,16 @@ def _counts(scan: Scan, split: pd.Series, kept: list[str], num_empty: int) -> di
     }
 
 
-def _print_summary(
-    config: CohortConfig, reader: Reader, scan: Scan, manifest: Mapping[str, Any], bad: Mapping[str, BadSample]
-) -> None:
-    """Prints on stderr what a new store holds and which samples it lacks.
-
-    The warnings among these lines are printed again whenever the store is opened.
-    """
-    counts = manifest["counts"]
-    lines = [
-        f"prepared {config.reader}: {counts['samples']} samples of {counts['patients']} patients"
-        + questions.in_words(manifest["facts"].get("questions")),
-        *manifest["notes"],
-    ]
+def _summary(config: CohortConfig, reader: Reader, scan: Scan, store: Store, bad: Mapping[str, BadSample]) -> list[str]:
+    """Returns what a new store holds and which samples it lacks, without the notes in its manifest."""
+    counts, known = store.manifest["counts"], store.manifest["facts"].get("questions")
+    held = f"{counts['samples']} samples of {counts['patients']} patients{questions.in_words(known)}"
+    lines = [f"prepared {config.reader}: {held}"]
     if scan.unlisted:
         lines.append(f"columns without a role, not stored: {', '.join(scan.unlisted)}")
     if counts["empty_masks"]:
         lines.append(f"masks without a region (empty, or lacking their mask_value): {counts['empty_masks']}")
-    lines += [f"left out: {line}" for line in describe_bad_samples(bad, config, reader, scan)]
-    _print_lines(lines)
+    return lines + [f"left out: {line}" for line in describe_bad_samples(bad, config, reader, scan)]
 
 
 def _print_lines(lines: Iterable[str]) -> None:

@@ -7,11 +7,13 @@ question   the question; boxes stand in it as `<box>(left,top),(right,bottom)</b
 answer     the answer, with boxes of the same form; NaN if it is unknown, which only training images may have
 task       VG (where is it?), RO (what is in the box?), GC (describe it), MII (other questions), or a name of the user's
 modality   how the image was made, such as ct
+
+A reader may add the column `place`: the row of the source that asks the question, for messages. It is not stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,6 +24,7 @@ from mmpkd.vlm import boxes
 from mmpkd.vlm.scores.answers import words
 
 COLUMNS = ("sample", "question", "answer", "task", "modality")
+NUM_SHOWN = 5  # maximum number of rows that a message lists
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,29 @@ def check(questions: pd.DataFrame | None, split: pd.Series | None) -> None:
         split: the part of each sample. None: patients are dealt into folds.
 
     Raises:
-        CohortError: an answer is missing elsewhere. The message counts such questions and quotes none.
+        CohortError: an answer is missing elsewhere. The message counts such questions, names the first rows and
+            quotes nothing.
     """
     if questions is None:
         return
     may_lack = pd.Series(False, questions.index)
     if split is not None and "val" in set(split):
         may_lack = questions["sample"].map(split) == "train"
-    if num_wrong := int((questions["answer"].isna() & ~may_lack).sum()):
-        where = "in val or test" if may_lack.any() else "in a cohort whose folds validate in turn"
-        remedy = "Answer them, take them out, or name a column of the parts train, val and test "
-        remedy += "(cohort.params.split), of which train may hold unanswered questions"
-        raise CohortError(f"{num_wrong} of {len(questions)} questions {where} have no answer. {remedy}")
+    is_wrong = questions["answer"].isna() & ~may_lack
+    if num_wrong := int(is_wrong.sum()):
+        where, remedy = "in val or test", "Answer them or take them out: only the part train may hold such questions"
+        if not may_lack.any():
+            where = "in a cohort whose folds validate in turn"
+            remedy = "Answer them, take them out, or keep to stated parts train, val and test, of which train may hold "
+            remedy += "such questions (reader vqa: cohort.params.split; without cohort.parts)"
+        rows = rows_in_words(list(questions["place"][is_wrong])) if "place" in questions else ""
+        raise CohortError(f"{num_wrong} of {len(questions)} questions {where} have no answer{rows}. {remedy}")
+
+
+def rows_in_words(rows: Sequence[str]) -> str:
+    """Returns the first rows in brackets, behind a blank; empty if there is no row."""
+    more = f" and {len(rows) - NUM_SHOWN} more" if len(rows) > NUM_SHOWN else ""
+    return f" (row{'s' * (len(rows) > 1)} {', '.join(rows[:NUM_SHOWN])}{more})" if rows else ""
 
 
 def located(questions: pd.DataFrame, samples: pd.Index) -> pd.DataFrame:

@@ -25,7 +25,10 @@ DARK = 64  # grey level of 255; most grey levels are unused if no image's 99th p
 BLACK, WHITE = 16, 240  # grey levels of 255; an image with a mean below the first or above the second shows nothing
 LARGE_SHARE = 0.5  # a region is large if it covers at least this share of its image
 HOLLOW_RATIO = 2.0  # a region looks like an outline if filling it multiplies its area by at least this factor
-MIN_BOXES = 10  # fewer boxes are not suspected to be in pixels
+MOST_CHANCE = (
+    1e-3  # boxes on the grid lie within the pixels of their images with at most this probability, or no warning
+)
+MIN_BOXES = 10  # where others are on the grid, fewer boxes are not suspected to be in pixels
 CORNER_SIDE = 400  # pixels; only in smaller images do the four corners of this many steps of 1000 lie well apart
 CORNER_RATIO = 4  # so many times as many boxes at the top left as in any other corner are suspected to be in pixels
 MAX_SHAPES = 500  # maximum number of regions that are examined for their shape
@@ -148,34 +151,36 @@ def _region_remarks(entries: Sequence[Entry], roi_labels: Sequence[str]) -> list
 
 
 def _box_remarks(entries: Mapping[str, Entry], questions: pd.DataFrame | None) -> list[str]:
-    """Returns a warning if all or some boxes of answers seem to be in pixels.
+    """Returns a warning if all or some boxes of questions and answers seem to be in pixels.
 
-    Coordinates in pixels lie within the width and height of their image. On the grid of 0 to 1000, some box of many
-    lies beyond, unless the images are nearly 1000 pixels wide and high. If only some boxes are in pixels, the top left
-    corner of the grid, which is as wide and high as the image in pixels, holds many more boxes than the other corners.
+    Coordinates in pixels lie within the width and height of their image. Boxes on the grid that end anywhere do so with
+    the probability (width / 1000) x (height / 1000), so that few boxes of small images are enough for a warning, and no
+    number of boxes of images with 1000 pixels a side. Equal boxes of one image count once. If only some boxes are in
+    pixels, the top left corner of the grid, which is as wide and high as the image in pixels, holds many more boxes
+    than the other corners.
     """
-    num_boxes = num_within = 0
+    num_within, chance = 0, 1.0
     in_corner: Counter[tuple[bool, bool]] = Counter()  # by whether a box lies at the right, and at the bottom
-    for sample, answer in () if questions is None else questions[["sample", "answer"]].dropna().itertuples(index=False):
-        entry = entries.get(sample)
-        for box in boxes.parse(answer) if entry and boxes.TAGGED.search(answer) else ():
-            assert entry is not None
-            num_boxes += 1
-            num_within += box.right <= entry.width and box.bottom <= entry.height
-            is_left, is_right = box.right <= entry.width, box.left >= boxes.GRID - entry.width
-            is_top, is_bottom = box.bottom <= entry.height, box.top >= boxes.GRID - entry.height
-            if max(entry.width, entry.height) < CORNER_SIDE and (is_left or is_right) and (is_top or is_bottom):
-                in_corner[is_right, is_bottom] += 1
+    shown = [] if questions is None else [questions[["sample", name]].dropna() for name in ("question", "answer")]
+    texts = [(sample, text) for column in shown for sample, text in column.itertuples(index=False) if sample in entries]
+    boxed = {(sample, box) for sample, text in texts if boxes.TAGGED.search(text) for box in boxes.parse(text)}
+    num_boxes = len(boxed)
+    for sample, box in boxed:
+        entry = entries[sample]
+        chance *= min(1.0, entry.width / boxes.GRID) * min(1.0, entry.height / boxes.GRID)
+        num_within += box.right <= entry.width and box.bottom <= entry.height
+        is_left, is_right = box.right <= entry.width, box.left >= boxes.GRID - entry.width
+        is_top, is_bottom = box.bottom <= entry.height, box.top >= boxes.GRID - entry.height
+        if max(entry.width, entry.height) < CORNER_SIDE and (is_left or is_right) and (is_top or is_bottom):
+            in_corner[is_right, is_bottom] += 1
     num_first = in_corner.pop((False, False), 0)
     most = max(in_corner.values(), default=0)
     remedy = "bring them to the grid of 0 to 1000: 1000 x pixel / side"
-    if num_boxes >= MIN_BOXES and num_within == num_boxes:
-        what = f"none of the {num_boxes} boxes of answers reaches beyond the width and height of its image in pixels"
+    if num_within == num_boxes and chance <= MOST_CHANCE:
+        what = f"none of the {num_boxes} boxes of questions and answers reaches beyond the pixels of its image"
         return [f"warning: {what}. If they are in pixels, {remedy}"]
     if num_first >= max(MIN_BOXES, CORNER_RATIO * (1 + most)):
-        what = (
-            f"{num_first} of the {num_boxes} boxes of answers lie within the width and height of their image in pixels"
-        )
+        what = f"{num_first} of the {num_boxes} boxes of questions and answers lie within the pixels of their image"
         where = f"no other corner of the grid holds more than {most}"
         return [f"warning: {what}, and {where}. If these are in pixels and the others are not, {remedy}"]
     return []

@@ -117,16 +117,22 @@ def _label_table(store: Store, task: Task) -> Table:
 
 
 def _question_table(store: Store) -> Table:
-    """Returns a table of the number of questions by modality and task, and of those without an answer."""
+    """Returns a table of the number of questions by modality and task, and of those without an answer.
+
+    The task is often seen in the answer only, so that questions without an answer are counted for no task.
+    """
     known, items = store.facts.questions, store.questions
     assert known is not None
+    answered = set(items.loc[items["answer"].notna(), "task"])
+    tasks = [task for task in known.tasks if task in answered]
     parts = ", ".join(f"{name} {int(items['row'].isin(rows).sum())}" for name, rows in _rows_by_part(store).items())
     title = f"questions ({parts})"
-    table = Table("modality", "images", *known.tasks, "all", "without an answer", title=title)
+    table = Table("modality", "images", *tasks, "without an answer", "all", title=title)
     for name in (*known.modalities, None):
         chosen = items if name is None else items[items["modality"] == name]
-        counts = [int((chosen["task"] == task).sum()) for task in known.tasks]
-        cells = [chosen["row"].nunique(), *counts, len(chosen), int(chosen["answer"].isna().sum())]
+        is_answered = chosen["answer"].notna()
+        counts = [int((is_answered & (chosen["task"] == task)).sum()) for task in tasks]
+        cells = [chosen["row"].nunique(), *counts, int((~is_answered).sum()), len(chosen)]
         table.add_row("all" if name is None else name, *map(str, cells))
     return table
 

@@ -204,14 +204,17 @@ def refuse_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reade
 
 
 def describe_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> list[str]:
-    """Returns a line for each bad sample, in the order of the samples. It states the reason and the file, or the row
-    instead of the file if the cohort is credentialed."""
+    """Returns a line for each bad sample, in the order of the samples. It states the reason and the file. If the cohort
+    is credentialed, it states the row instead, and the column of a file other than the image."""
     lines = []
     for position, sample in enumerate(scan.samples.index):
         if sample in bad:
             error = bad[sample]
             row = scan.samples["row"].iloc[position] if "row" in scan.samples else position + 1
-            place = f"row {row}" if reader.credentialed else str((config.root or Path()) / (error.file or sample))
+            column = reader.column_of(str(sample), error.file)
+            place = f"row {row}" + ("" if column is None else f", column {column!r}")
+            if not reader.credentialed:
+                place = str((config.root or Path()) / (error.file or sample))
             lines.append(f"{place}: {error.reason}")
     return lines
 

@@ -50,7 +50,7 @@ def write_tables(
     if scan.text is not None:
         _write_parquet(partial / "text.parquet", scan.text.loc[kept].rename_axis("sample").reset_index())
     if scan.questions is not None:
-        _write_parquet(partial / "questions.parquet", questions.about(scan.questions, kept))
+        _write_parquet(partial / "questions.parquet", questions.about(scan.questions, kept)[list(questions.COLUMNS)])
     if scan.roi_labels:
         rois = [
             (sample, roi.label, entry.height, entry.width, roi.runs, roi.store_runs)

@@ -84,7 +84,8 @@ def read_questions(question: str, file: str, names: Sequence[str]) -> QuestionsO
         names: names of the images.
 
     Raises:
-        ConfigError: a question is empty or has a box that cannot be read, or is about an image that is not there.
+        ConfigError: the file lacks a column, or a question is empty, has a box that cannot be read, or is about an
+            image that is not there.
         CohortError: the file cannot be read.
     """
     if not file:
@@ -93,8 +94,11 @@ def read_questions(question: str, file: str, names: Sequence[str]) -> QuestionsO
             raise ConfigError.at("question", f"has {problem}; {form}")
         return {name: [question.strip()] for name in names}
     path, wanted = Path(file), ("image", "question")
-    is_lines = path.name.endswith(".jsonl")
-    table = read_jsonl(path, wanted, REMEDY) if is_lines else read_table(path, wanted, REMEDY)
+    options, is_lines = [("questions", name) for name in wanted], path.name.endswith(".jsonl")
+    if is_lines:
+        table = read_jsonl(path, options, REMEDY, is_public=False)
+    else:
+        table = read_table(path, wanted, REMEDY, options=options)
     questions: dict[str, list[str]] = {name: [] for name in names}
     bad: dict[str, list[int]] = {}
     for row, cells in enumerate(table.to_dict("records"), 1 if is_lines else FIRST_ROW):

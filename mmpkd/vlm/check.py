@@ -12,7 +12,7 @@ from mmpkd.types import ConfigError, Mistake
 from mmpkd.vlm import model
 from mmpkd.vlm.config import FAMILIES, VlmConfig, VlmTeacherConfig
 from mmpkd.vlm.scores import text
-from mmpkd.vlm.vocabulary import FolderTokens, Processor, folder_processor
+from mmpkd.vlm.vocabulary import FolderTokens, Processor, folder_facts, folder_processor
 
 
 def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
@@ -106,7 +106,7 @@ def _check_pair(student: VlmConfig, teacher: VlmTeacherConfig) -> list[Mistake]:
     compared one by one."""
     where, mistakes = "distillation.teacher", []
     are_built = student.model in FAMILIES and teacher.model in FAMILIES
-    if (student.model in FAMILIES) != (teacher.model in FAMILIES):
+    if (student.model in FAMILIES) != (teacher.model in FAMILIES) and _are_models(student.model, teacher.model):
         problem = f"has another tokenizer than student.model={student.model}; both are built, or both are folders"
         mistakes.append(Mistake(f"{where}.model", problem))
     if student.box_steps != teacher.box_steps:
@@ -116,6 +116,18 @@ def _check_pair(student: VlmConfig, teacher: VlmTeacherConfig) -> list[Mistake]:
         problem = f"must be that of the student, {student.vision.patch_size}, got {teacher.vision.patch_size}"
         mistakes.append(Mistake(f"{where}.vision.patch_size", problem))
     return mistakes
+
+
+def _are_models(*names: str) -> bool:
+    """Returns whether each of these is a family, or a folder whose model can be read. Another mistake says what is
+    wrong with a folder that cannot."""
+    try:
+        for name in names:
+            if name not in FAMILIES:
+                folder_facts(Path(name))
+    except ConfigError:
+        return False
+    return True
 
 
 def _check_folders(config: TrialConfig) -> list[Mistake]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -20,6 +21,7 @@ from sweep.reports.console import print_files, print_states, print_summary
 from sweep.reports.results import Snapshot, planned_error, snapshot_of, write_results
 from sweep.search.searcher import Search
 from sweep.storage.events import FilesWritten, Spool, SweepClosed, SweepSummarized
+from sweep.storage.records import MIN_CONFIRMED, candidates
 from sweep.summary import summarize
 from sweep.tracking.links import as_lines, server_of
 from sweep.tracking.mlflow import Tracker
@@ -51,8 +53,14 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
         console.print(line, highlight=False, soft_wrap=True)
     is_complete = not (search.remaining_trials or options.part_of)
     if results.best and is_complete and len(search.space.arms) > 1:
-        console.print("ask whether a teacher helps, on patients whom nothing has seen yet:", highlight=False)
-        console.print(f"  {_confirm_command(options)}", highlight=False, soft_wrap=True)
+        complete = Counter(record.arm for record in candidates(snapshot.records) if record.repeat_of is None)
+        compared = {record.arm for record in snapshot.records if not (record.reference or record.control)}
+        if min((complete[arm] for arm in compared), default=0) < MIN_CONFIRMED:
+            line = f"whether a teacher helps can be asked once each arm has {MIN_CONFIRMED} complete trials"
+            console.print(f"{line} (sweep.confirm); a higher trials=N adds more", highlight=False, soft_wrap=True)
+        else:
+            console.print("ask whether a teacher helps, on patients whom nothing has seen yet:", highlight=False)
+            console.print(f"  {_confirm_command(options)}", highlight=False, soft_wrap=True)
     return 0 if results.best and done else 1 if search.all_failed or done else 130
 
 

@@ -20,6 +20,7 @@ from sweep.types import Record, Values
 
 # What ignores the image, by the ending of its score's name, such as `val/pointing_chance`: localisation maps, and the
 # answers and boxes of `mmpkd.vlm.scores.yardsticks`.
+MIN_CONFIRMED: Final = 2  # complete trials of an arm, below which nothing was searched that could be confirmed
 IMAGE_BLIND: Final = {
     "chance": "by chance",
     "content": "by avoiding the padding",

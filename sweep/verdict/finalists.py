@@ -19,14 +19,13 @@ import numpy as np
 
 from mmpkd.types import ConfigError, UserError
 from sweep.selection import best_first
-from sweep.storage.records import candidates, runs_by_configuration
+from sweep.storage.records import MIN_CONFIRMED, candidates, runs_by_configuration
 from sweep.types import Record
 from sweep.verdict.inference import SearchLuck, SeedScores, satterthwaite, search_luck
 from sweep.verdict.protocol import Protocol
 
 FINALISTS: Final = 3  # of each arm
 NEW: Final = "begin a new confirmation with new=true"
-MIN_TRIALS: Final = 2  # complete trials of each arm, below which nothing was searched
 
 
 class NoVerdictError(UserError):
@@ -51,11 +50,11 @@ def finalists_of(
     by_arm = {arm: _complete(records, arm, goal) for arm in arms}
     counts = {arm: len(of_arm) for arm, of_arm in by_arm.items()}
     fewest = min(counts.values())
-    count = wanted or max(min(most, fewest), MIN_TRIALS)
-    if fewest < max(count, MIN_TRIALS):
+    count = wanted or max(min(most, fewest), MIN_CONFIRMED)
+    if fewest < max(count, MIN_CONFIRMED):
         listed = ", ".join(f"{arm} {number}" for arm, number in counts.items())
-        problem = f"every arm needs at least {max(count, MIN_TRIALS)} complete trials; there are: {listed}"
-        fewer = f", or confirm with finalists={fewest}" if MIN_TRIALS <= fewest < count else ""
+        problem = f"every arm needs at least {max(count, MIN_CONFIRMED)} complete trials; there are: {listed}"
+        fewer = f", or confirm with finalists={fewest}" if MIN_CONFIRMED <= fewest < count else ""
         raise ConfigError.at("finalists", f"{problem}; continue the sweep with more trials{fewer}")
     ranked = {arm: best_first(of_arm[:fewest], goal)[:count] for arm, of_arm in by_arm.items()}
     return fewest, {arm: tuple(record.number for record in of_arm) for arm, of_arm in ranked.items()}

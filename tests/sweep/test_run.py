@@ -176,6 +176,7 @@ def test_a_sweep_from_start_to_report(tmp_path: Path) -> None:
     folder, tracking = tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert status == 0
     assert "Front" in text and "±" in text and "tabular" in text and "6/6 done (6 complete), 0 running" in text
+    assert "ask whether a teacher helps" in text and "python -m sweep.confirm fake" in text
     assert "within one standard error" in text
     assert f"mlflow ui --backend-store-uri {tracking}" in text
     assert not disagreements(folder, tracking, trials=6)
@@ -225,7 +226,7 @@ def test_a_sweep_with_bugs_and_dying_workers(tmp_path: Path) -> None:
     arms = [f"arms.{arm}={{optimizer: {{weight_decay: {decay}}}}}" for arm, decay in decays.items()]
     status, text = ran(tmp_path, "trials=5", "arms.tabular=false", *arms)
     table = pd.read_parquet(tmp_path / "fake" / "trials.parquet")
-    assert status == 0
+    assert status == 0 and "once each arm has 2 complete trials" in " ".join(text.split())
     ends = {"none": "complete", "diverges": "failed", "bug": "failed", "dies": "complete"}  # tried again
     assert set(zip(table["arm"], table["state"], strict=True)) == set(ends.items())
     failed = table[table["state"] == "failed"]

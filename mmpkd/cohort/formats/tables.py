@@ -3,7 +3,7 @@
 A table is a CSV file (gzipped if its name ends in .gz), a Parquet file, or the first sheet of an .xlsx file. Rows are
 numbered as in a spreadsheet: the header is row 1, and blank lines are not counted. A message about credentialed data
 quotes no cell. It quotes no unexpected column name either, because such a name is really a cell if the header is
-missing.
+missing. Where options name the columns, one of these in the file shows that its header is there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import pandas as pd
 
 from mmpkd.cohort.facts import comparable_name
 from mmpkd.cohort.formats.other_formats import recognise_format
-from mmpkd.types import CohortError
+from mmpkd.near_names import near
+from mmpkd.types import CohortError, ConfigError, Mistake
 
 FIRST_ROW = 2  # number of the first row of data; the header is row 1
 NUM_SHOWN = 5  # maximum number of rows, and of values, that a message lists
@@ -42,7 +43,12 @@ HARMLESS = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)
 
 
 def read_table(
-    path: Path, wanted: Sequence[str], remedy: str, is_public: bool = False, also_named: Mapping[str, str] | None = None
+    path: Path,
+    wanted: Sequence[str],
+    remedy: str,
+    is_public: bool = False,
+    also_named: Mapping[str, str] | None = None,
+    options: Sequence[tuple[str, str]] = (),
 ) -> pd.DataFrame:
     """Reads a table. All cells are text without surrounding blanks, and missing cells are empty.
 
@@ -55,8 +61,10 @@ def read_table(
         remedy: end of the messages, which says what the user can do.
         is_public: whether messages may quote the file's column names.
         also_named: further names that a wanted column may have in the file, as a map from further to wanted names.
+        options: see `missing_columns`. They name the wanted columns of a user's table.
 
     Raises:
+        ConfigError: an option names a column that is missing.
         CohortError: the file is missing or damaged, a wanted column is missing or occurs twice, or there is no row.
     """
     try:
@@ -67,6 +75,8 @@ def read_table(
         text = error.strerror if isinstance(error, OSError) else str(error) if isinstance(error, HARMLESS) else None
         problem = type(error).__name__ + (f" ({text.strip()})" if text else "")
         other_format = recognise_format(path)
+        if isinstance(error, pd.errors.ParserError):
+            remedy = f"mend this line: a cell that holds a comma stands in double quotes; {remedy}"
         remedy = f"it {other_format}" if other_format else remedy
         raise CohortError(
             f"{path} is not a {KINDS.get(path.suffix.lower(), 'CSV')} file: {problem}; {remedy}"
@@ -78,6 +88,8 @@ def read_table(
         present = ", ".join(names if is_public else [name for name in wanted if name in names]) or "none"
         among = "" if is_public else " of those wanted"
         other_format = recognise_format(path)
+        if options and not other_format:
+            raise ConfigError(missing_columns(path.name, options, names, is_public))
         remedy = f"it {other_format}" if other_format else remedy
         raise CohortError(f"{path}: no column {', '.join(missing)} (found{among}: {present}); {remedy}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -87,6 +99,26 @@ def read_table(
     if not len(table):
         raise CohortError(f"{path}: no row; {remedy}")
     return table.set_axis(names, axis=1)
+
+
+def missing_columns(
+    file: str, options: Sequence[tuple[str, str]], headers: Sequence[str], is_public: bool
+) -> list[Mistake]:
+    """Returns a mistake for each option of a reader that names a column which its table lacks.
+
+    Args:
+        file: name of the table.
+        options: pairs of an option, as its dotted path, and the column that it names.
+        headers: names of the columns of the table.
+        is_public: whether messages may always show them. Otherwise they are shown if one of them is wanted: if none is,
+            the header may be missing, and the first row holds cells.
+    """
+    shown = headers if is_public or {column for _, column in options} & set(headers) else []
+    return [
+        Mistake(option, f"{file} has no column {column!r}{near(column, shown)}")
+        for option, column in options
+        if column not in headers
+    ]
 
 
 def _read_cells(path: Path) -> pd.DataFrame:

@@ -82,21 +82,21 @@ HOSTILE: dict[str, tuple[Callable[[Entry], Any], str]] = {  # what happens to th
     "torn start": (lambda e: turn(e, 2, value="What is (10,10),(30,20)</box>?"), "1 of .* torn box in the question"),
     "three numbers": (lambda e: turn(e, 1, value="<box>(10,10),(30)</box>"), "1 of .* torn box"),
     "decimals": (lambda e: turn(e, 1, value="<box>(.1,.1),(.3,.3)</box>"), "1 of .* torn box"),
-    "other order": (swap, "1 of .* do not alternate"),
-    "odd turn": (lambda e: e["conversations"].pop(), "1 of .* do not alternate"),
-    "role unknown": (lambda e: turn(e, 0, **{"from": "system"}), "1 of .* do not alternate"),
+    "other order": (swap, "4 of .* do not alternate"),
+    "odd turn": (lambda e: e["conversations"].pop(), "4 of .* do not alternate"),
+    "role unknown": (lambda e: turn(e, 0, **{"from": "system"}), "4 of .* do not alternate"),
     "pair of three": (lambda e: e.update(conversations=[["a", "b", SECRET]]), "1 of .* do not alternate"),
     "no turns": (lambda e: e.update(conversations=[]), "1 of .* without turns"),
     "turns are text": (lambda e: e.update(conversations=SECRET), "1 of .* without turns"),
     "empty answer": (lambda e: turn(e, 1, value="  "), "1 of .* an empty answer"),
-    "answer is a number": (lambda e: turn(e, 1, value=3), "1 of .* do not alternate"),
+    "answer is a number": (lambda e: turn(e, 1, value=3), "4 of .* do not alternate"),
     "only the image": (lambda e: turn(e, 0, value=TAG.format("x")), "1 of .* an empty question"),
-    "id is a number": (lambda e: e.update(id=17), "1 of .* an id that is no text"),
-    "path outside": (lambda e: e.update(id="ct_/../../" + SECRET), "1 of .* no file name"),
-    "unknown modality": (lambda e: e.update(id=f"{SECRET}_1"), "1 of .* none of the modalities"),
-    "no id": (lambda e: e.pop("id"), "1 of .* without id"),
+    "id is a number": (lambda e: e.update(id=17), "4 of .* an id that is no text"),
+    "path outside": (lambda e: e.update(id="ct_/../../" + SECRET), "4 of .* no file name"),
+    "unknown modality": (lambda e: e.update(id=f"{SECRET}_1"), r"4 of 40 .* none of the mod.*ct_, .* \(row 1 of"),
+    "no id": (lambda e: e.pop("id"), "4 of .* without id"),
     "asked twice": (lambda e: e["conversations"].extend(e["conversations"][:2]), "1 of .* asked about the same image"),
-    "in a test file": (lambda e: e.update(id="ct_00--set8--case--x_0008"), "4 of .* in a test file"),
+    "in a test file": (lambda e: e.update(id="ct_00--set8--case--x_0008"), r"4 of .* in a test .*\(row 1 of"),
     "no image tag": (lambda e: turn(e, 0, value="Where is it?"), "dialogues without an image tag.*: 1"),
 }
 
@@ -225,12 +225,18 @@ def test_a_teachers_image_is_stored_beside_the_students(tmp_path: Path) -> None:
     assert store.facts.views == ("mri",)
     grey = [int(image[0, 12, 12]) for image in store.view("mri")]
     assert grey == [120 - int(image[0, 12, 12]) for image in store.image_NCHW] and len(set(grey)) == 4
-    for harm, message in ({"better": ""}, "without the view mri, in row"), ({"better": "images/9.png"}, "no such file"):
+    for harm, message in (
+        ({"better": ""}, r"mri \(column 'better'\), in line 1"),
+        (
+            {"better": "images/9.png"},
+            "row 1, column 'better': no such file",
+        ),
+    ):
         write_rows(tmp_path, [rows[0] | harm, *rows[1:]])
         with pytest.raises(UserError, match=message):
             prepare(cohort, tmp_path)
     write_rows(tmp_path, [*rows, rows[0] | {"question": "who?", "better": "images/0.png"}])
-    with pytest.raises(UserError, match="questions about 1 image name different views"):
+    with pytest.raises(UserError, match=r"1 image name different views \(column 'better'\), in rows 1 and 5"):
         prepare(cohort, tmp_path)
 
 
@@ -251,12 +257,15 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "torn": ({"answer": f"{SECRET} <box>(1,2)"}, "torn box in the answer"),
     "beyond": ({"boxes": [1, 2, 3000, 4]}, "leaves the grid"),
     "words for boxes": ({"boxes": SECRET}, "not of the form"),
-    "part": ({"part": SECRET}, "a part that is not train, val or test, in row"),
-    "patient": ({"who": ""}, "a question without a patient, in row"),
+    "part": ({"part": SECRET}, r"not train, val or test \(column 'part'\), in line 1;"),
+    "patient": ({"who": ""}, r"without a patient \(column 'who'\), in line 1;"),
     "outside": ({"image": f"../../{SECRET}.png"}, "(?s)row 1: .*(leads out|no such file)"),
     "missing": ({"image": f"{SECRET}.png"}, "(?s)1 of 4 samples cannot be used.*row 1: no such file"),
-    "two patients": ({"image": "1.png"}, "questions about 1 image name different patients"),
-    "unanswered": ({"image": "2.png", "part": "val", "who": "p2", "question": "who?", "answer": ""}, "have no answer"),
+    "two patients": ({"image": "1.png"}, r"name different patients \(column 'who'\), in rows 1 and 2;"),
+    "unanswered": (
+        {"image": "2.png", "part": "val", "who": "p2", "question": "who?", "answer": ""},
+        r"answer \(row 1\)\.",
+    ),
 }
 
 
@@ -275,7 +284,7 @@ def test_odd_rows_are_counted_or_refused(changes: dict[str, Any], message: str, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [("{'a': 1}", "line 1 is not JSON"), ('["Mrs Miller"]', "line 1 is not an object"), ("", "no row"),
-     ('{"image": "a.png"}', "no line has the key question, answer")],
+     ('{"image": "a.png"}', "params.answer: rows.jsonl has no column 'answer' .known: image")],
 )  # fmt: skip
 def test_files_that_are_no_jsonl_are_refused(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(content)

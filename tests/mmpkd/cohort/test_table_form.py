@@ -166,6 +166,12 @@ def test_what_is_there_instead_of_a_file_that_is_not(
     assert message in refusal(tmp_path)
 
 
+def test_a_further_file_is_named_by_its_column(tmp_path: Path) -> None:
+    write_cohort(tmp_path)
+    (tmp_path / "masks" / "case8.png").unlink()
+    assert "row 10, column 'mask': no such file\n" in refusal(tmp_path)
+
+
 def test_public_data_show_the_file(tmp_path: Path) -> None:
     write_cohort(tmp_path)
     (tmp_path / "images" / "case7.png").unlink()

@@ -64,7 +64,7 @@ def test_nothing_planted_leaves_the_cache_beside_the_vocabulary(
     evaluate.main([f"model={run}", f"config={run / 'config.yaml'}", f"cache={cache}", f"out={tmp_path / 'scores'}"])
     said += "".join(capfd.readouterr())
     assert not [word for word in (*NAMES, *WORDS, "plantedcell") if word in said]
-    assert "answers.csv hold names of files and patients" in said
+    assert "answers.csv holds names of files and patients" in said
     assert holders(cache, (*NAMES, *TEXTS)), "the store holds them, or this test could not fail"
     assert {"last.pt", exported.NAME, "config.yaml"} <= {path.name for path in run.iterdir()}
     assert holders(run, (*NAMES, *TEXTS, "plantedcell")) == holders(out, (*NAMES, *TEXTS, "plantedcell")) == set()

@@ -61,6 +61,12 @@ def test_models_that_do_not_fit_are_refused_in_words(planned: Callable[..., Plan
     (missing,) = mistakes("student.model=nowhere", "distillation.teacher.model=qwen")
     assert missing.startswith("student.model: 'nowhere' is neither a family nor a folder (known: qwen2_vl, qwen3_vl)")
     assert "hf download" in missing
+    for student, teacher, where in ("nowhere", "qwen3_vl", "student"), ("qwen3_vl", "nowhere", "distillation.teacher"):
+        wrong = mistakes(f"student.model={student}", f"distillation.teacher.model={teacher}")
+        assert any(line.startswith(f"{where}.model: 'nowhere' is neither") for line in wrong)
+        assert not any("another tokenizer" in line for line in wrong), "a folder that cannot be read has none"
+    apart = mistakes("student.model=qwen", "distillation.teacher.model=qwen3_vl")
+    assert any("another tokenizer" in line for line in apart)
     (words,) = mistakes("distillation.teacher.model=other_words")
     assert words.startswith("distillation.teacher.model: its tokenizer is not the student's: 12 of ")
     (patches,) = mistakes("distillation.teacher.model=other_patches")

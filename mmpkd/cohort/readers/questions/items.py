@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from mmpkd.cohort.facts import Scan
-from mmpkd.cohort.formats.tables import NUM_SHOWN
-from mmpkd.cohort.questions import COLUMNS
+from mmpkd.cohort.formats.tables import missing_columns
+from mmpkd.cohort.questions import COLUMNS, rows_in_words
 from mmpkd.types import CohortError, ConfigError
 from mmpkd.vlm import boxes
 
+EXAMPLE = '{"image": "a.png", "question": "what is this?", "answer": "a cyst"}'
 MOST_WORDS = 4  # an answer about a box in the question with more words counts as a description (GC)
 
 
@@ -36,20 +37,17 @@ class Item(NamedTuple):
 
 
 class Exclusions:
-    """Counts what is left out of a file, by reason."""
+    """Counts the questions that are left out of a cohort, by reason."""
 
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.rows: dict[str, list[str]] = {}  # by reason: the first rows, where a reader names them
+        self.rows: dict[str, dict[str, None]] = {}  # by reason: the rows, each of them once
         self.num_seen = 0
 
-    def leave_out(self, reason: str, row: str) -> None:
-        """Counts a question that is left out, and remembers its row if it is among the first with this reason."""
-        self.counts[reason] += 1
-        rows = self.rows.setdefault(reason, [])
-        if len(rows) < NUM_SHOWN:
-            rows.append(row)
+    def leave_out(self, reason: str, row: str, num_questions: int = 1) -> None:
+        """Counts questions of a row that are left out, and remembers the row."""
+        self.counts[reason] += num_questions
+        self.rows.setdefault(reason, {})[row] = None
 
     @property
     def share(self) -> float:
@@ -59,14 +57,9 @@ class Exclusions:
     def notes(self) -> list[str]:
         """Returns a warning for each reason. It quotes no text and names no file."""
         return [
-            f"warning: left out: {count} of {self.num_seen} {self.unit}: {reason}{self._where(reason)}"
+            f"warning: left out: {count} of {self.num_seen} questions: {reason}{rows_in_words(list(self.rows[reason]))}"
             for reason, count in sorted(self.counts.items())
         ]
-
-    def _where(self, reason: str) -> str:
-        rows = self.rows.get(reason, [])
-        more = ", ..." if self.counts[reason] > len(rows) else ""
-        return f" (row{'s' * (self.counts[reason] > 1)} {', '.join(rows)}{more})" if rows else ""
 
 
 def text_problem(question: str, answer: str | None) -> str:
@@ -108,39 +101,48 @@ def read_json(path: Path, remedy: str) -> Any:
     except OSError as error:
         raise CohortError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
     except json.JSONDecodeError as error:
-        raise CohortError(f"{path} is not JSON: {error.msg} in line {error.lineno}; {remedy}") from None
+        advice = f"mend it, or copy the file again; {remedy}"
+        raise CohortError(f"{path} is not JSON: {error.msg} in line {error.lineno}; {advice}") from None
     except (UnicodeDecodeError, RecursionError) as error:
         raise CohortError(f"{path} is not JSON ({type(error).__name__}); {remedy}") from None
 
 
-def read_jsonl(path: Path, wanted: Sequence[str], remedy: str) -> pd.DataFrame:
+def read_jsonl(path: Path, options: Sequence[tuple[str, str]], remedy: str, is_public: bool) -> pd.DataFrame:
     """Returns the wanted keys of a JSONL file as a table of text without surrounding blanks; missing cells are empty.
 
+    Args:
+        options: the wanted keys, see `missing_columns`.
+        is_public: see there.
+
     Raises:
-        CohortError: the file is missing, not JSONL or empty, or lacks a key. The message quotes nothing of it.
+        CohortError: the file is missing, not JSONL or empty. The message quotes no value.
+        ConfigError: an option names a key that no line has.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig").rstrip("\n")
     except FileNotFoundError:
         raise CohortError(f"no {path.name} in {path.parent.absolute()}; {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CohortError(f"{path} cannot be read as UTF-8 ({type(error).__name__}); {remedy}") from None
-    rows = [_row(path, number, line, remedy) for number, line in enumerate(lines, 1)]
-    if not rows:
+    if not text:
         raise CohortError(f"{path}: no row; {remedy}")
-    if missing := [name for name in wanted if not any(name in row for row in rows)]:
-        raise CohortError(f"{path}: no line has the key {', '.join(missing)}; {remedy}")
-    return pd.DataFrame([{name: row.get(name, "") for name in wanted} for row in rows])
+    # `str.splitlines` would also tear a line at the other separators of Unicode, which may stand in a JSON string.
+    rows = [_row(path, number, line) for number, line in enumerate(text.split("\n"), 1)]
+    headers = list(dict.fromkeys(name for row in rows for name in row))
+    if mistakes := missing_columns(path.name, options, headers, is_public):
+        raise ConfigError(mistakes)
+    return pd.DataFrame([{name: row.get(name, "") for _, name in options} for row in rows])
 
 
-def _row(path: Path, number: int, line: str, remedy: str) -> dict[str, str]:
+def _row(path: Path, number: int, line: str) -> dict[str, str]:
     """Returns a line of a JSONL file with its values as text. None is empty, and lists stay as they are written."""
+    advice = f"mend line {number} or take it out; each line is one object, such as {EXAMPLE}"
     try:
         content = json.loads(line)
     except (json.JSONDecodeError, RecursionError):
-        raise CohortError(f"{path} is not JSONL: line {number} is not JSON; {remedy}") from None
+        raise CohortError(f"{path} is not JSONL: line {number} is not JSON; {advice}") from None
     if not isinstance(content, dict):
-        raise CohortError(f"{path} is not JSONL: line {number} is not an object; {remedy}")
+        raise CohortError(f"{path} is not JSONL: line {number} is not an object; {advice}")
     return {str(name): _as_text(value) for name, value in content.items()}
 
 
@@ -184,7 +186,7 @@ def scan_of(
     if table["split"].notna().any():
         samples = samples.assign(split=firsts["split"])
     nothing = pd.DataFrame(index=firsts.index)
-    questions = table[list(COLUMNS)].astype(object)
+    questions = table[list(COLUMNS)].astype(object).assign(place=table["row"])
     return Scan(
         tasks=(),
         samples=samples,

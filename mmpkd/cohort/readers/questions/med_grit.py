@@ -17,6 +17,7 @@ The files under the root are named as in ClinKD's repository:
   Training dialogues about an image that is in a test file are left out and counted.
 - Patients are not named. With `patient: volume`, ids such as `ct_00--SET--CASE--x_0058` (SA-Med2D-20M) are grouped by
   everything before the last `--`, and training dialogues of volumes in a test file are left out too.
+- What is left out is counted in questions: a dialogue that cannot be used counts with all that it asks, at least one.
 - The data are given on request and must not be shown, so messages name rows.
 """
 
@@ -44,6 +45,10 @@ from mmpkd.cohort.readers.questions.items import (
 from mmpkd.types import CohortError, Strict
 
 MODALITIES = ("ct", "mr", "x", "pet", "endoscopy", "dermoscopy", "fundus", "ultrasound")
+OTHER_MODALITY = (
+    f"an id that begins with none of the modalities ({', '.join(f'{name}_' for name in MODALITIES)}; x_ is X-ray), as "
+    "its image then does too: rename both"
+)
 IMAGE_TAG = re.compile(r"(?:Picture \d+:\s*)?<img>.*?</img>\s*", re.DOTALL)
 REF_TAG = re.compile(r"</?ref>")
 BOX_TAGS = (("<box_start>", "<box>"), ("<box_end>", "</box>"))
@@ -77,7 +82,7 @@ class MedGrit(Reader):
     def scan(self) -> Scan:
         params = self.params
         refuse_outside("images", params.images, self.allow_outside)
-        exclusions = Exclusions("questions and dialogues")
+        exclusions = Exclusions()
         files: list[tuple[str, str | None, str]] = [("test", task, file) for task, file in params.tests.items()]
         files += [("train", None, params.train)] if params.train is not None else []
         items: list[Item] = []
@@ -89,7 +94,7 @@ class MedGrit(Reader):
         kept = []
         for item in items:
             if item.split == "train" and item.patient in tested:
-                exclusions.counts[f"for training, about {params.patient}s that are in a test file"] += 1
+                exclusions.leave_out(f"for training, about {params.patient}s that are in a test file", item.row)
             else:
                 kept.append(item)
         kept = without_repeats(kept, exclusions)
@@ -119,18 +124,19 @@ class MedGrit(Reader):
             raise CohortError(f"{self.root / file}: a list of dialogues is wanted, got {_kind(content)}; {REMEDY}")
         items = []
         for number, entry in enumerate(content, 1):
-            exclusions.num_seen += 1
+            row = f"{number} of {Path(file).name}"
             sample, pairs, problem = _dialogue(entry)
+            num_questions = _num_questions(entry) if problem else len(pairs)
+            exclusions.num_seen += num_questions
             if problem:
-                exclusions.counts[problem] += 1
+                exclusions.leave_out(problem, row, num_questions)
                 continue
-            exclusions.num_seen += len(pairs) - 1
             self._num_untagged += "<img>" not in pairs[0][0]
             is_volume = self.params.patient == "volume" and sample.count("--") >= 3
             for raw_question, raw_answer in pairs:
                 question, answer = _plain(raw_question), _plain(raw_answer)
                 if problem := text_problem(question, answer) or ("" if answer else "an empty answer"):
-                    exclusions.counts[problem] += 1
+                    exclusions.leave_out(problem, row)
                     continue
                 items.append(
                     Item(
@@ -142,7 +148,7 @@ class MedGrit(Reader):
                         modality=sample.partition("_")[0],
                         patient=sample.rpartition("--")[0] if is_volume else sample,
                         split=split,
-                        row=f"{number} of {Path(file).name}",
+                        row=row,
                     )
                 )
         return items
@@ -158,7 +164,7 @@ def _dialogue(entry: Any) -> tuple[str, list[tuple[str, str]], str]:
     if re.search(r"[/\\\0]", sample):
         return "", [], "an id that is no file name"
     if sample.partition("_")[0] not in MODALITIES:
-        return "", [], f"an id that begins with none of the modalities ({', '.join(MODALITIES)})"
+        return "", [], OTHER_MODALITY
     turns = entry["conversations"]
     if not isinstance(turns, list) or not turns:
         return "", [], "a dialogue without turns"
@@ -166,6 +172,14 @@ def _dialogue(entry: Any) -> tuple[str, list[tuple[str, str]], str]:
     if None in pairs:
         return "", [], "turns that do not alternate between question and answer"
     return sample, [pair for pair in pairs if pair is not None], ""
+
+
+def _num_questions(entry: Any) -> int:
+    """Returns how many questions a dialogue that cannot be used seems to ask, at least one."""
+    turns = entry.get("conversations") if isinstance(entry, dict) else None
+    if not isinstance(turns, list) or not turns:
+        return 1
+    return len(turns) if all(isinstance(turn, list) for turn in turns) else (len(turns) + 1) // 2
 
 
 def _pairs(turns: list[Any]) -> Iterator[tuple[str, str] | None]:

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 
 from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import RawImage, Reader, Scan
-from mmpkd.cohort.formats.tables import FIRST_ROW, read_table, refuse_rows
+from mmpkd.cohort.formats.tables import FIRST_ROW, NUM_SHOWN, read_table, refuse_rows
 from mmpkd.cohort.readers.questions.items import (
     Exclusions,
     Item,
@@ -46,7 +46,7 @@ BOX_FORMS = (
 )
 OTHER_BOX = "boxes that are not of the form [left, top, right, bottom], or a list of these"
 FRACTIONS = "boxes in fractions of the image instead of 0 to 1000"
-REMEDY = "wanted a table or a .jsonl file with columns for image, question and answer; cohort.params names them"
+REMEDY = "wanted a table (.csv, .parquet or .xlsx) or a .jsonl file with a question in each row (cohort.params.file)"
 MOST_NAMES = 50  # different tasks or modalities; a score is computed for each
 NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
 BOX_LIST = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
@@ -101,14 +101,18 @@ class Vqa(Reader):
         refuse_outside("file", params.file, self.allow_outside)
         refuse_outside("image_root", params.image_root, self.allow_outside)
         table = self._read_table(path)
+        unit = "row" if self._first_row == FIRST_ROW else "line"
         if params.patient is not None:
-            refuse_rows(path, table[params.patient] == "", "a question without a patient")
+            what = f"a question without a patient (column {params.patient!r})"
+            refuse_rows(path, table[params.patient] == "", what, unit=unit)
         for name, column in params.views.items():
-            refuse_rows(path, table[column] == "", f"a question without the view {name}")
+            what = f"a question without the view {name} (column {column!r})"
+            refuse_rows(path, table[column] == "", what, unit=unit)
         if params.split is not None:
             table[params.split] = table[params.split].map(normalise_name)
-            refuse_rows(path, ~table[params.split].isin(PARTS), "a part that is not train, val or test")
-        exclusions = Exclusions("questions")
+            what = f"a part that is not train, val or test (column {params.split!r})"
+            refuse_rows(path, ~table[params.split].isin(PARTS), what, unit=unit)
+        exclusions = Exclusions()
         items, num_boxed, num_usable = [], 0, 0
         for row, cells in enumerate(table.to_dict("records"), self._first_row):
             exclusions.num_seen += 1
@@ -123,7 +127,7 @@ class Vqa(Reader):
         if num_boxed and not num_usable:
             problem = f"{path}: not one of {num_boxed} cells of the column of boxes can be used; {BOX_FORMS}"
             raise CohortError("\n  ".join([problem, *exclusions.notes()]))
-        _refuse_conflicts(items, path)
+        self._refuse_conflicts(items, path)
         _refuse_free_text(items, path)
         items = without_repeats(items, exclusions)
         notes = exclusions.notes()
@@ -142,6 +146,10 @@ class Vqa(Reader):
             where=str(path),
             views=tuple(params.views),
         )
+
+    def column_of(self, sample_id: str, file: str) -> str | None:
+        views = zip(self.params.views.values(), self._views.get(sample_id, ()), strict=False)
+        return next((column for column, view in views if view == file != self._file(sample_id)), None)
 
     def load(self, sample_id: str) -> RawImage:
         if self.params.views and not self._views:
@@ -192,12 +200,36 @@ class Vqa(Reader):
     def _read_table(self, path: Path) -> pd.DataFrame:
         """Returns the table as text without surrounding blanks; missing cells are empty."""
         params = self.params
-        names = (params.image, params.question, params.answer)
-        named = (params.boxes, params.patient, params.task, params.modality, params.split, *params.views.values())
-        wanted = [*names, *(name for name in named if name is not None)]
-        if not path.name.endswith(".jsonl"):
-            return read_table(path, wanted, REMEDY, is_public=not params.credentialed)
-        return read_jsonl(path, wanted, REMEDY)
+        names = ("image", "question", "answer", "boxes", "patient", "task", "modality", "split")
+        named = [(name, column) for name in names if (column := getattr(params, name)) is not None]
+        named += [(f"views.{name}", column) for name, column in params.views.items()]
+        options = [(f"cohort.params.{name}", column) for name, column in named]
+        if path.name.endswith(".jsonl"):
+            return read_jsonl(path, options, REMEDY, not params.credentialed)
+        wanted = [column for _, column in options]
+        return read_table(path, wanted, REMEDY, not params.credentialed, options=options)
+
+    def _refuse_conflicts(self, items: Sequence[Item], path: Path) -> None:
+        """Raises CohortError if the questions about an image name different patients, parts or views. The message names
+        the first row of such an image, and the first that differs from it."""
+        params, firsts = self.params, {item.sample: item for item in reversed(items)}
+        named = [("patients", params.patient, [item.patient for item in items])]
+        named += [("parts", params.split, [item.split or "" for item in items])]
+        named += [
+            ("views", column, [item.views[position] for item in items])
+            for position, column in enumerate(params.views.values())
+        ]
+        for what, column, cells in named:
+            of_image = {item.sample: cell for item, cell in zip(reversed(items), reversed(cells), strict=True)}
+            torn: dict[str, str] = {}
+            for item, cell in zip(items, cells, strict=True):
+                if cell != of_image[item.sample]:
+                    torn.setdefault(item.sample, f"{firsts[item.sample].row} and {item.row}")
+            if torn:
+                problem = f"the questions about {len(torn)} image{'s' * (len(torn) > 1)} name different {what}"
+                rows = ", ".join([*list(torn.values())[:NUM_SHOWN], *(["..."] if len(torn) > NUM_SHOWN else [])])
+                where = f"(column {column!r}), in rows {rows}"
+                raise CohortError(f"{path}: {problem} {where}; write the same in all rows")
 
 
 def _task_of(question: str, answer: str) -> str:
@@ -206,16 +238,6 @@ def _task_of(question: str, answer: str) -> str:
     """
     task = likely_task(question, answer)
     return "MII" if task == "VG" and words(answer) else task
-
-
-def _refuse_conflicts(items: Sequence[Item], path: Path) -> None:
-    """Raises CohortError if the questions about an image name different patients, parts or views."""
-    of_image = {item.sample: item for item in items}
-    for name, what in (("patient", "patients"), ("split", "parts"), ("views", "views")):
-        torn = {item.sample for item in items if getattr(item, name) != getattr(of_image[item.sample], name)}
-        if torn:
-            images = f"{len(torn)} image{'s' * (len(torn) > 1)}"
-            raise CohortError(f"{path}: the questions about {images} name different {what}; write the same in all rows")
 
 
 def _refuse_free_text(items: Sequence[Item], path: Path) -> None:

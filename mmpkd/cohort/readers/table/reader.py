@@ -51,7 +51,7 @@ from mmpkd.cohort.formats.dicom import is_dicom, unit_of
 from mmpkd.cohort.formats.masks import read_mask
 from mmpkd.cohort.formats.nifti import SlicePosition, is_nifti, read_slice_mask, read_slices
 from mmpkd.cohort.formats.other_formats import recognise_format
-from mmpkd.cohort.formats.tables import FIRST_ROW, NUM_SHOWN, read_table
+from mmpkd.cohort.formats.tables import FIRST_ROW, NUM_SHOWN, missing_columns, read_table
 from mmpkd.cohort.readers.table.cells import (
     ABSOLUTE,
     OUTSIDE,
@@ -64,7 +64,6 @@ from mmpkd.cohort.readers.table.cells import (
 from mmpkd.cohort.readers.table.folds import read_split
 from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.config import IMAGE
-from mmpkd.near_names import near
 from mmpkd.types import CohortError, ConfigError, Mistake, lay_out
 
 PARAMS = "cohort.params"
@@ -135,6 +134,10 @@ class Table(Reader):
             tables=[params.file],
             notes=tuple(notes),
         )
+
+    def column_of(self, sample_id: str, file: str) -> str | None:
+        columns = [column for column, path in self._rows.get(sample_id, {}).items() if path == file]
+        return None if not columns or self.params.image in columns else columns[0]
 
     def load(self, sample_id: str) -> RawImage:
         if not self._rows:
@@ -212,11 +215,12 @@ class Table(Reader):
         shown = (
             headers if {name for _, name in params.requested_columns} & set(headers) or not self.credentialed else []
         )
-        mistakes = [
-            Mistake(f"{PARAMS}.{where}", f"{params.file} has no column {name!r}{near(name, shown)}")
-            for where, name in params.requested_columns
-            if name not in headers
-        ]
+        mistakes = missing_columns(
+            params.file,
+            [(f"{PARAMS}.{where}", name) for where, name in params.requested_columns],
+            headers,
+            not self.credentialed,
+        )
         if mistakes and (other_format := recognise_format(self.root / params.file)):
             raise ConfigError.at(f"{PARAMS}.file", f"{params.file} {other_format}")
         mistakes += [
