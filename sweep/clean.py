@@ -233,14 +233,12 @@ def _cohort_of(teacher: Path) -> str:
 
 
 def _lock_of(path: Path) -> Path:
-    """Returns the lock file of the process that writes a store or a teacher's outputs.
-
-    See `cohort/prepare.py` and `teachers/cache.py`.
-    """
+    """Returns the lock file of what writes a store or a teacher: see `cohort/prepare.py` and `teachers/cache.py`."""
     name = path.name
     for ending in (*HALF_WRITTEN, ".deleted", ".training"):
         name = name.removesuffix(ending)
-    return path.with_name(f"{name}.lock")
+    hidden = name.removeprefix(".").rpartition(".")[0]  # `.NAME.<8 digits>.partial` of `machine.new_folder`
+    return path.with_name(f"{hidden if name.startswith('.') else name}.lock")
 
 
 def _delete_cached(path: Path) -> bool:

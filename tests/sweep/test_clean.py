@@ -106,6 +106,8 @@ def test_the_cache_keeps_files_that_a_plan_names_and_files_being_written(
     cached(cache, "teachers", "tabular-2", cohort="bb22")
     for teacher, cohort in (("vlm-3", "aa11"), ("vlm-4", "bb22"), ("vlm-5", "bb22")):  # which still learn
         cached(cache, "teachers", f"{teacher}.training", cohort=cohort)
+    for teacher in ("vlm-5", "vlm-6"):  # of which the first is being written
+        cached(cache, "teachers", f".{teacher}.0f0f0f0f.partial", cohort="aa11")
     (cache / "stages").mkdir()
     for stage in ("aa11-1.pt", "bb22-2.pt", "bb22-3.pt.0f.partial"):
         (cache / "stages" / stage).touch()
@@ -114,7 +116,8 @@ def test_the_cache_keeps_files_that_a_plan_names_and_files_being_written(
     with locked(cache / "stores" / "table-dd44.lock"), locked(cache / "teachers" / "vlm-5.lock"):
         clean.main([f"storage={storage}", f"cache={cache}", "unused=true", "delete=true"])
     left = {path.name for path in cache.glob("*/*") if path.is_dir()}
-    assert left == {"table-aa11", "table-dd44.partial", "tabular-1", "vlm-3.training", "vlm-5.training"}
+    unfinished = {"table-dd44.partial", "vlm-3.training", "vlm-5.training", ".vlm-5.0f0f0f0f.partial"}
+    assert left == {"table-aa11", "tabular-1", *unfinished}
     assert [path.name for path in (cache / "stages").iterdir() if path.suffix != ".lock"] == ["aa11-1.pt"]
 
 

@@ -50,6 +50,8 @@ class Patients:
             return ""
         if not (is_of_places(goal) or are_of_answers([goal])):
             return too_few_patients(count)
+        if are_of_answers([goal]) and not count:
+            return "No question of these patients counts for this score."
         counted = f"Only {count} {'patient has' if count == 1 else 'patients have'} a region"
         if are_of_answers([goal]):
             counted = f"The patients count as {count}, because modalities count equally and some have few patients"

@@ -251,5 +251,6 @@ def test_few_patients_in_a_modality_cannot_tell() -> None:
     few = Patients(100, 0, 9, 10)
     assert few.too_few(ANSWER) == "" and few.too_few(RECALL).startswith("The patients count as 9, because modalities")
     assert Patients(40, 9, 9).too_few("val/auroc").startswith("The rarer class has 9 patients")
+    assert Patients(40, 0, 0, 30).too_few(RECALL) == "No question of these patients counts for this score."
     assert few.in_words([RECALL]) == "counted as 9 for the boxes"
     assert Patients(40, 9, 8).in_words(["val/auroc"]) == "9 of the rarer class"
