@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmpkd.scoring.stats import SMALLEST_ERROR, Floats, macro
 
+FEW = 2  # patients of a modality, with which nobody knows the error of its score
 AUTHORS_MODALITIES = ("ct", "mr", "x", "pet", "endoscopy", "dermoscopy", "fundus", "ultrasound")
 
 
@@ -104,7 +105,8 @@ def patients_that_count(parts: Sequence[pd.DataFrame]) -> int:
     known as well. Of a modality in several parts the part with the fewest patients counts.
 
     Returns:
-        the number, rounded down: at most that of the patients, 1 if a modality has a single one, 0 without parts.
+        the number, rounded down: at most that of the patients; 1 or 2 if a modality has no more, because replicates
+        without one of its patients are left out and the others vary too little; 0 without parts.
     """
     weights: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -115,8 +117,8 @@ def patients_that_count(parts: Sequence[pd.DataFrame]) -> int:
             counts[str(modality)] = min(counts.get(str(modality), count), count)
     if not counts:
         return 0
-    if min(counts.values()) == 1:
-        return 1
+    if (fewest := min(counts.values())) <= FEW:
+        return int(fewest)
     variances = {modality: weight**2 / counts[modality] for modality, weight in weights.items()}
     squares = sum(variance**2 / (counts[modality] - 1) for modality, variance in variances.items())
     freedom = sum(variances.values()) ** 2 / squares

@@ -224,6 +224,7 @@ def test_replicates_scatter_as_much_as_the_error_says() -> None:
         ([12], 12),  # one modality: all of them
         ([5, 5, 5], 13),  # three times four degrees of freedom, and one
         ([2, 100], 2),  # (1/2 + 1/100)^2 / (1/4 / 1 + 1/10000 / 99) = 1.04, and one
+        ([2] * 9 + [100], 2),  # by degrees of freedom 10, but the replicates of each vary too little
         ([1, 100], 1),
         ([], 0),
     ],
