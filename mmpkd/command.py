@@ -172,7 +172,8 @@ def written_to(folder: Path) -> Iterator[None]:
         if inside:
             problem = f"{cause.filename2 or cause.filename}: cannot be read or written ({cause.strerror})"
         elif machine_fault(error):
-            problem = f"nothing more can be written ({cause.strerror}); check the disk of {folder} and of the output"
+            disks = f"{folder}, of the cache and of the output"
+            problem = f"nothing more can be written ({cause.strerror}); check the disks of {disks}"
         else:
             raise
         advice = "the files written so far are complete; repair this, then run the same command again to continue"
