@@ -203,8 +203,10 @@ def _answer(
         return Answer(key, of_key, decision, "cannot tell", tuple(reasons), chance, design)
     if not decision.claimed:
         weak = too_little_power(protocol.smallest(key.goal), design)
-        outcome: Outcome = "cannot tell" if weak else "no difference shown"
-        return Answer(key, of_key, decision, outcome, (weak,) * bool(weak), chance, design)
+        if weak:
+            return Answer(key, of_key, decision, "cannot tell", (weak,), chance, design)
+        learnt = tuple(_not_shown_to_learn(key, protocol.reference, exploratory))
+        return Answer(key, of_key, decision, "no difference shown", learnt, chance, design)
     if of_key.difference < 0:
         return Answer(key, of_key, decision, "worse", (), chance, design)
     doubts = _doubts(key, exploratory)
@@ -219,6 +221,28 @@ def _below_chance(key: Key, exploratory: Mapping[Key, Contrast]) -> list[str]:
     if below is None or not below.high < 0:
         return []
     return [f"Its students look at the wrong place: below chance ({below.difference:+.3f}, {interval(below)})."]
+
+
+def _not_shown_to_learn(key: Key, reference: str, exploratory: Mapping[Key, Contrast]) -> list[str]:
+    """Returns a sentence if neither the arm nor the reference is shown to exceed something that ignores the image.
+    Equal scores then say little of the teacher.
+    """
+    shared = [
+        words
+        for name, words in IMAGE_BLIND.items()
+        if all(
+            (against := exploratory.get(Key(key.goal, arm, name))) is not None and not against.low > 0
+            for arm in (key.treated, reference)
+        )
+    ]
+    if not shared:
+        return []
+    what = f"Neither is shown to exceed what {_blind(key.goal)} {' or '.join(shared)} without looking at the image"
+    return [f"{what}, so that equal scores say little of the teacher."]
+
+
+def _blind(goal: str) -> str:
+    return "answers reach" if are_of_answers([goal]) else "a map reaches"
 
 
 def _doubts(key: Key, exploratory: Mapping[Key, Contrast]) -> list[tuple[str, bool]]:
@@ -239,12 +263,11 @@ def _doubts(key: Key, exploratory: Mapping[Key, Contrast]) -> list[tuple[str, bo
             doubts.append((line, ending == SHUFFLED))
         if against is None and ending == SHUFFLED:
             doubts.append(("It has no shuffled control, so the cause of a gain is not known.", True))
-    what = "answers reach" if are_of_answers([key.goal]) else "a map reaches"
     for name, words in IMAGE_BLIND.items():
         against = exploratory.get(Key(key.goal, key.treated, name))
         if against is not None and not against.low > 0:
             line = (
-                f"It is not shown to exceed what {what} {words} without looking at the image "
+                f"It is not shown to exceed what {_blind(key.goal)} {words} without looking at the image "
                 f"({against.difference:+.3f}, {interval(against)})."
             )
             doubts.append((line, True))

@@ -93,6 +93,18 @@ def test_students_below_chance_look_at_the_wrong_place() -> None:
     assert misled.answers[1].reasons[-1].startswith("Its students look at the wrong place: below chance (-0.080")
 
 
+def test_equal_arms_that_learnt_nothing_of_places_say_so() -> None:
+    """Chance reaches 0.10 and the mean ROI 0.30."""
+    controls = {"tabular_shuffled": (0.7, 0.2), "tabular_smoothed": (0.7, 0.2)}
+    for pointing, shared in ((0.2, "by the mean training ROI"), (0.05, "by chance or by the mean training ROI")):
+        equal = verdict(none=(0.7, pointing), tabular=(0.701, pointing + 0.001), **controls)
+        assert outcomes(equal) == {AUROC: "no difference shown", POINTING: "no difference shown"}
+        expected = f"Neither is shown to exceed what a map reaches {shared} without looking at the image, so that"
+        assert equal.answers[1].reasons[0].startswith(expected) and not equal.answers[0].reasons
+    able = verdict(none=(0.7, 0.5), tabular=(0.701, 0.501), **controls)
+    assert not any(answer.reasons for answer in able.answers)
+
+
 def test_few_patients_or_little_power_cannot_tell() -> None:
     arms = {"none": (0.7, 0.2), "tabular": (0.72, 0.21), "tabular_shuffled": (0.7, 0.2), "tabular_smoothed": (0.7, 0.2)}
     few = verdict(Patients(all=40, rarer=9, with_roi=30), **arms)
