@@ -251,12 +251,11 @@ def _trained(
         try:
             _, history = checkpoint.restore(begun / checkpoint.NAME, vlm, nothing, lambda _: learner.optimizer, address)
         except ConfigError as error:
-            raise TeacherError(
-                f"distillation.teacher: {error.mistakes[0].path}: {error.mistakes[0].problem}"
-            ) from error
+            ((path, problem),) = error.mistakes
+            raise TeacherError(f"distillation.teacher: {path}: {problem}") from error
     elif teacher.epochs:
         begun.mkdir(parents=True, exist_ok=True)
-        (begun / MANIFEST).write_text(sealed({"cohort": store.fingerprint}))
+        write_atomically(begun / MANIFEST, sealed({"cohort": store.fingerprint}))
 
     def state(epoch: int) -> dict[str, Any]:
         progress = checkpoint.Progress(0, epoch)
