@@ -25,9 +25,8 @@ DARK = 64  # grey level of 255; most grey levels are unused if no image's 99th p
 BLACK, WHITE = 16, 240  # grey levels of 255; an image with a mean below the first or above the second shows nothing
 LARGE_SHARE = 0.5  # a region is large if it covers at least this share of its image
 HOLLOW_RATIO = 2.0  # a region looks like an outline if filling it multiplies its area by at least this factor
-MOST_CHANCE = (
-    1e-3  # boxes on the grid lie within the pixels of their images with at most this probability, or no warning
-)
+# Boxes within the pixels of their images are suspected if boxes on the grid lie there with at most this probability.
+MOST_CHANCE = 1e-3
 MIN_BOXES = 10  # where others are on the grid, fewer boxes are not suspected to be in pixels
 CORNER_SIDE = 400  # pixels; only in smaller images do the four corners of this many steps of 1000 lie well apart
 CORNER_RATIO = 4  # so many times as many boxes at the top left as in any other corner are suspected to be in pixels

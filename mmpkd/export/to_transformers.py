@@ -168,7 +168,7 @@ Boxes in a question are written on the same grid of {student.vlm.processor.box_s
 
 def _words_code() -> str:
     """Returns the code of the vocabulary of a built model, which is this package's own."""
-    constants = [f"{name} = {getattr(vocabulary, name)!r}" for name in ("END", "UNKNOWN", "FLIP")]
+    constants = [f"{name} = {getattr(vocabulary, name)!r}" for name in ("UNKNOWN", "FLIP")]
     constants += [f"SPECIAL = {vocabulary.SPECIAL!r}", f"PIECE = {vocabulary.PIECE!r}"]
     constants += [f"{name} = {sorted(getattr(vocabulary, name))!r}" for name in ("CLOSING", "OPENING")]
     methods = "\n".join(inspect.getsource(method) for method in (Words.encode, Words.decode))

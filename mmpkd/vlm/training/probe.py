@@ -40,10 +40,11 @@ class VlmProbe:
 
     def cost(self, seconds: float) -> Cost:
         """Times steps for about this long, at least one, and one validation."""
-        run, kl, size = self.run, self._config.distillation.kl, self._config.optimizer.batch_size
+        run, kl = self.run, self._config.distillation.kl
+        size = min(self._config.optimizer.batch_size, len(self._targets))
         # In random order as in a training: questions in a row share images, which makes a step cheaper.
         shuffled = run.items.shuffled(sorted(self._targets), fit.generator_for(self._config.seed, "probe"), size)
-        batches = cycle([chosen for chosen in shuffled if len(chosen) == min(size, len(self._targets))])
+        batches = cycle([chosen for chosen in shuffled if len(chosen) == size])
 
         def step() -> None:
             run.learner.step(next(batches), self._targets, {}, run.teacher_logits, kl.weight, kl.temperature)
@@ -60,7 +61,7 @@ class VlmProbe:
         cuda, device = run.device.type == "cuda", run.device
         return Cost(
             step_seconds=each,
-            batch_size=min(size, len(self._targets)),
+            batch_size=size,
             validation_seconds=(self._now() - started) / num_images,
             checkpoint_bytes=self._checkpoint_bytes(),
             memory_bytes=torch.cuda.max_memory_reserved() if cuda else process_bytes(),
